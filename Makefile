@@ -1,0 +1,50 @@
+# Every target is a script or a command that works without make as well.
+# ARGS="…" goes to the command: make run ARGS="--hints off", make test-rust ARGS=a_test
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: run
+run: ## try it out: servers, API, worker and page; PORT=8080
+	@scripts/run $(ARGS)
+
+.PHONY: forget
+forget: ## delete what `make run` has kept, conversations and all
+	@scripts/forget
+
+.PHONY: test
+test: ## every test: rust, page and clients
+	@scripts/with-services scripts/test
+
+.PHONY: test-rust
+test-rust: ## the Rust tests
+	@scripts/with-services scripts/test rust -- $(ARGS)
+
+.PHONY: test-page
+test-page: ## the chat page in headless Chromium
+	@scripts/with-services scripts/test page
+
+.PHONY: test-clients
+test-clients: ## third-party SSE clients, across a cut
+	@scripts/with-services scripts/test clients
+
+.PHONY: lint
+lint: ## formatting, clippy, documentation; warnings are errors
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; fi
+
+.PHONY: openapi
+openapi: ## write openapi/openapi.json anew
+	@scripts/openapi
+
+.PHONY: sqlx
+sqlx: ## write .sqlx/ anew, after a query or a migration has changed
+	@scripts/sqlx
+
+.PHONY: bench
+bench: ## the benchmarks
+	@scripts/with-services cargo bench --locked $(ARGS)

@@ -1,0 +1,288 @@
+//! JSON bodies, in and out.
+//!
+//! A body is read with a bound and a deadline, must be declared as JSON, and is
+//! checked in steps that each have a code of their own: it is JSON, its texts
+//! can be stored, it is what the operation takes. What is wrong is named by a
+//! JSON Pointer.
+
+use std::time::Duration;
+
+use poem::error::ReadBodyError;
+use poem::{IntoResponse, Request, RequestBody, Response, Result};
+use poem_openapi::payload::Payload;
+use poem_openapi::registry::{
+    MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchemaRef, Registry,
+};
+use poem_openapi::types::{ToJSON, Type};
+use poem_openapi::{ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
+
+use super::problem::{Code, FieldError, Problem};
+use crate::http::BodyTooLarge;
+
+/// What 415 says.
+pub(super) const DECLARE_JSON: &str =
+    "The body has to be JSON, declared by `Content-Type: application/json`.";
+
+/// The bounds of a body, in the request's data.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BodyLimits {
+    pub(super) bytes: usize,
+    pub(super) time: Duration,
+}
+
+/// A JSON object as a request's body: as it came, and as it is understood.
+#[derive(Debug)]
+pub(super) struct JsonBody<T> {
+    /// As it is understood.
+    pub(super) value: T,
+    /// As it came.
+    pub(super) raw: Map<String, Value>,
+}
+
+impl<T: DeserializeOwned> JsonBody<T> {
+    fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        let json: Value = serde_json::from_slice(bytes).map_err(|error| {
+            let detail = if bytes.is_empty() {
+                "The body is empty; it has to be a JSON object.".to_owned()
+            } else {
+                format!("The body is not JSON: {error}.")
+            };
+            Problem::new(Code::InvalidJson, detail)
+        })?;
+        let mut errors = Vec::new();
+        find_nul(&json, &mut String::new(), &mut errors);
+        if !errors.is_empty() {
+            return Err(Problem::body(Code::InvalidText, errors));
+        }
+        let value = serde_path_to_error::deserialize(&json).map_err(|error| {
+            let pointer = pointer(error.path());
+            let detail = error.into_inner().to_string();
+            Problem::body(Code::InvalidBody, vec![FieldError::new(pointer, detail)])
+        })?;
+        match json {
+            Value::Object(raw) => Ok(Self { value, raw }),
+            // serde takes an array for a struct, field by field.
+            _ => {
+                let error = FieldError::new("", "it has to be a JSON object");
+                Err(Problem::body(Code::InvalidBody, vec![error]))
+            }
+        }
+    }
+}
+
+/// Where U+0000 is, in texts and in names. PostgreSQL can't store it.
+fn find_nul(value: &Value, at: &mut String, errors: &mut Vec<FieldError>) {
+    const DETAIL: &str = "it contains U+0000; remove that character";
+    match value {
+        Value::String(text) if text.contains('\0') => errors.push(FieldError::new(&**at, DETAIL)),
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                descend(at, &index.to_string(), |at| find_nul(item, at, errors));
+            }
+        }
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                if name.contains('\0') {
+                    errors
+                        .push(FieldError::new(&**at, format!("the name {name:?} contains U+0000")));
+                }
+                descend(at, name, |at| find_nul(field, at, errors));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn descend(at: &mut String, step: &str, then: impl FnOnce(&mut String)) {
+    let length = at.len();
+    push(at, step);
+    then(at);
+    at.truncate(length);
+}
+
+/// Adds a reference token to a JSON Pointer.
+fn push(pointer: &mut String, token: &str) {
+    pointer.push('/');
+    pointer.push_str(&token.replace('~', "~0").replace('/', "~1"));
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => push(&mut pointer, &index.to_string()),
+            Segment::Map { key } => push(&mut pointer, key),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let essence = essence.to_ascii_lowercase();
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+async fn read(request: &Request, body: &mut RequestBody) -> Result<bytes::Bytes> {
+    let limits = request.data::<BodyLimits>().copied();
+    let limits = limits.ok_or_else(|| Problem::internal("a route without body limits"))?;
+    let too_large = || {
+        let detail = format!("A body has at most {} bytes. Send less.", limits.bytes);
+        Problem::new(Code::BodyTooLarge, detail)
+    };
+    let declared = request.header("content-length").and_then(|length| length.parse::<u64>().ok());
+    if declared.is_some_and(|declared| declared > limits.bytes as u64) {
+        return Err(too_large().into());
+    }
+    match tokio::time::timeout(limits.time, body.take()?.into_bytes_limit(limits.bytes)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(ReadBodyError::PayloadTooLarge)) => Err(too_large().into()),
+        Ok(Err(ReadBodyError::Io(error))) if BodyTooLarge::find(&error).is_some() => {
+            Err(too_large().into())
+        }
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => {
+            let detail =
+                format!("The body did not arrive within {:?}. Send it again.", limits.time);
+            Err(Problem::new(Code::BodyTimeout, detail).into())
+        }
+    }
+}
+
+impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for JsonBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(MetaRequest { description: None, content: vec![media_type::<T>()], required: true })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> Result<Self> {
+        if !request.content_type().is_some_and(is_json) {
+            return Err(Problem::new(Code::UnsupportedMediaType, DECLARE_JSON).into());
+        }
+        Ok(Self::parse(&read(request, body).await?)?)
+    }
+}
+
+/// JSON as a response's body. Unlike poem-openapi's own, its media type has no
+/// `charset`, which RFC 8259 doesn't define and SDK generators stumble over.
+#[derive(Debug)]
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Type> Payload for Json<T> {
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+fn media_type<T: Type>() -> MetaMediaType {
+    MetaMediaType { content_type: Json::<T>::CONTENT_TYPE, schema: T::schema_ref() }
+}
+
+impl<T: ToJSON> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        Response::builder()
+            .content_type(Self::CONTENT_TYPE)
+            .header("cache-control", "no-store")
+            .body(self.0.to_json_string())
+    }
+}
+
+impl<T: ToJSON> ApiResponse for Json<T> {
+    fn meta() -> MetaResponses {
+        MetaResponses {
+            responses: vec![MetaResponse {
+                description: "As asked for.",
+                status: Some(200),
+                status_range: None,
+                content: vec![media_type::<T>()],
+                headers: Vec::new(),
+            }],
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Note {
+        #[expect(dead_code, reason = "only that it is read matters")]
+        text: String,
+        #[expect(dead_code, reason = "only that it is read matters")]
+        tags: Option<Vec<String>>,
+    }
+
+    fn refusal(json: &str) -> (Code, String) {
+        let problem = JsonBody::<Note>::parse(json.as_bytes()).expect_err("bad");
+        (problem.code(), problem.to_string())
+    }
+
+    #[test]
+    fn each_kind_of_bad_body_has_its_code_and_names_the_place() {
+        assert_eq!(refusal("").0, Code::InvalidJson);
+        assert_eq!(refusal("{\"text\": ").0, Code::InvalidJson);
+        assert_eq!(refusal("{\"text\": \"\\ud800\"}").0, Code::InvalidJson);
+        assert_eq!(refusal(&"[".repeat(200)).0, Code::InvalidJson);
+        assert_eq!(refusal("[\"a\", null]").0, Code::InvalidBody);
+        let (code, detail) = refusal("{\"text\": \"a\", \"tags\": [\"b\", 3]}");
+        assert_eq!(code, Code::InvalidBody);
+        assert!(
+            detail.contains("/tags/1: invalid type: integer `3`, expected a string"),
+            "{detail}"
+        );
+        let (code, detail) = refusal("{\"text\": \"a\", \"tag\": []}");
+        assert_eq!(code, Code::InvalidBody);
+        assert!(detail.contains("unknown field `tag`, expected `text` or `tags`"), "{detail}");
+    }
+
+    #[test]
+    fn nul_is_found_in_texts_and_in_names() {
+        let (code, detail) = refusal(r#"{"text": "a\u0000b"}"#);
+        assert_eq!(code, Code::InvalidText);
+        assert!(detail.contains("/text"), "{detail}");
+        assert_eq!(refusal(r#"{"te\u0000xt": 1}"#).0, Code::InvalidText);
+        assert_eq!(refusal(r#"{"tags": [{"a/b": ["\u0000"]}]}"#).0, Code::InvalidText);
+        let mut errors = Vec::new();
+        let json = serde_json::json!({"a/b": ["x", "\0"]});
+        find_nul(&json, &mut String::new(), &mut errors);
+        assert_eq!(errors[0].pointer, "/a~1b/1");
+    }
+
+    #[test]
+    fn json_is_what_declares_itself_so() {
+        for good in ["application/json", "Application/JSON; charset=utf-8", "application/x+json"] {
+            assert!(is_json(good), "{good}");
+        }
+        for bad in ["text/plain", "application/jsonx", "text/json", ""] {
+            assert!(!is_json(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The OpenAPI document, and its page at `/docs`.
+
+use std::collections::HashMap;
+
+use poem::endpoint::{BoxEndpoint, make_sync};
+use poem::http::{Method, header};
+use poem::{Endpoint, IntoEndpoint, Response, get};
+use poem_openapi::registry::{MetaApi, Registry};
+use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject};
+
+use super::State;
+use super::conversations::Conversations;
+use super::edge::{Known, Routes};
+use super::health::Probes;
+use super::messages::Messages;
+use super::models::Models;
+use super::stream::Streams;
+use super::tasks::Tasks;
+
+/// Everything that the document describes.
+pub(super) type Api = (Conversations, Messages, Tasks, Streams, Models, Probes);
+
+const DESCRIPTION: &str = "\
+Durable, resumable LLM token streams.
+
+Post a message, follow the answer from any number of places, come back to it after any cut, and \
+miss nothing.
+
+Errors are `application/problem+json` (RFC 9457). Programs branch on `code`, which is stable; \
+`detail` says what to do. Each operation lists its codes; beside those, any request can be answered \
+with 404 `unknown_path`, 405 `method_not_allowed` (with `Allow`) and 400 `bad_request`. Every \
+response has an `X-Request-Id`: yours if the request had one, otherwise a new one.
+
+Lists come in pages: give `next_cursor` as `cursor` to get the next one, until it is null.";
+
+pub(super) fn service(state: &State) -> OpenApiService<Api, ()> {
+    described((
+        Conversations(state.clone()),
+        Messages(state.clone()),
+        Tasks(state.clone()),
+        Streams(state.clone()),
+        Models(state.clone()),
+        Probes(state.tasks.clone()),
+    ))
+}
+
+fn described<T: OpenApi>(api: T) -> OpenApiService<T, ()> {
+    OpenApiService::new(api, "rill", env!("CARGO_PKG_VERSION"))
+        .description(DESCRIPTION)
+        .license(LicenseObject::new("MIT OR Apache-2.0"))
+        .server(ServerObject::new("/").description("The server that this document came from."))
+        .extra_response_header::<String, _>("X-Request-Id")
+}
+
+/// The API's description without the API, which needs servers to run.
+struct DocumentOnly;
+
+impl OpenApi for DocumentOnly {
+    fn meta() -> Vec<MetaApi> {
+        Api::meta()
+    }
+
+    fn register(registry: &mut Registry) {
+        Api::register(registry);
+    }
+
+    fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
+}
+
+/// The OpenAPI document: the same bytes for the same version.
+pub fn openapi_document() -> String {
+    described(DocumentOnly).spec() + "\n"
+}
+
+/// The document's routes, by the patterns that poem matches them with: there,
+/// poem-openapi names parameters by their number.
+pub(super) fn routes() -> Routes {
+    let paths = Api::meta().into_iter().flat_map(|api| api.paths);
+    let mut routes = Routes::new();
+    for path in paths {
+        let steps = path.path.split('/').scan(0, |parameters, step| {
+            Some(if step.starts_with('{') {
+                *parameters += 1;
+                format!(":param{}", *parameters - 1)
+            } else {
+                step.to_owned()
+            })
+        });
+        let pattern = steps.collect::<Vec<_>>().join("/");
+        let known = routes
+            .entry(pattern)
+            .or_insert_with(|| Known { route: path.path.clone(), allow: String::new() });
+        for operation in path.operations {
+            let head = (operation.method == Method::GET).then_some("HEAD");
+            for method in std::iter::once(operation.method.as_str()).chain(head) {
+                if !known.allow.is_empty() {
+                    known.allow.push_str(", ");
+                }
+                known.allow.push_str(method);
+            }
+        }
+    }
+    routes
+}
+
+/// `/openapi.json`.
+pub(super) fn json() -> impl IntoEndpoint<Endpoint: Endpoint + 'static> {
+    let document = bytes::Bytes::from(openapi_document());
+    get(make_sync(move |_| {
+        Response::builder()
+            .content_type("application/json")
+            .header(header::CACHE_CONTROL, "no-cache")
+            .body(document.clone())
+    }))
+}
+
+/// `/docs`: the document for people. Redoc is built in; its page would load
+/// fonts and a logo from elsewhere, which is left away and forbidden.
+pub(super) fn page() -> impl IntoEndpoint<Endpoint: Endpoint + 'static> {
+    const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+                          img-src data:; worker-src blob:; connect-src 'self'; base-uri 'none'; \
+                          form-action 'none'; frame-ancestors 'none'";
+    let html = described(DocumentOnly).redoc_html();
+    let (before, rest) = html.split_once("<link href=\"https://fonts.").unwrap_or((&html, ""));
+    let after = rest.split_once('>').map_or("", |(_, after)| after);
+    let html = bytes::Bytes::from(format!("{before}{after}").replacen(
+        "<title>Redoc",
+        "<title>rill: API",
+        1,
+    ));
+    get(make_sync(move |_| {
+        Response::builder()
+            .content_type("text/html; charset=utf-8")
+            .header(header::CACHE_CONTROL, "no-cache")
+            .header(header::CONTENT_SECURITY_POLICY, POLICY)
+            .body(html.clone())
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn document() -> Value {
+        serde_json::from_str(&openapi_document()).expect("JSON")
+    }
+
+    #[test]
+    fn the_document_is_the_same_each_time_and_ends_its_last_line() {
+        assert_eq!(openapi_document(), openapi_document());
+        assert!(openapi_document().ends_with("}\n"));
+    }
+
+    #[test]
+    fn each_operation_has_a_name_a_tag_a_summary_and_problems() {
+        let document = document();
+        let mut names = BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in operations.as_object().expect("operations") {
+                let at = format!("{method} {path}");
+                assert!(
+                    names.insert(operation["operationId"].as_str().expect(&at).to_owned()),
+                    "{at}"
+                );
+                assert_eq!(operation["tags"].as_array().map(Vec::len), Some(1), "{at}");
+                assert!(operation["summary"].is_string(), "{at}");
+                let problem = &operation["responses"]["500"]["content"]["application/problem+json"];
+                assert_eq!(problem["schema"]["$ref"], "#/components/schemas/Problem", "{at}");
+            }
+        }
+        assert_eq!(names.len(), 13, "{names:?}");
+    }
+
+    #[test]
+    fn the_page_loads_nothing_from_elsewhere() {
+        let html = described(DocumentOnly).redoc_html();
+        assert_eq!(
+            html.matches("<link href=\"https://fonts.").count(),
+            1,
+            "redoc's page has changed"
+        );
+    }
+
+    #[test]
+    fn a_route_knows_its_methods() {
+        let routes = routes();
+        assert_eq!(routes["/v1/conversations"].allow, "POST, GET, HEAD");
+        let cancel = &routes["/v1/tasks/:param0/cancel"];
+        assert_eq!((&*cancel.route, &*cancel.allow), ("/v1/tasks/{task_id}/cancel", "POST"));
+    }
+}

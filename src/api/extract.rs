@@ -1,0 +1,116 @@
+//! What handlers take from a request beside its body.
+
+use std::borrow::Cow;
+
+use poem::{FromRequest, Request, RequestBody, Result};
+use poem_openapi::registry::{MetaParamIn, MetaSchema, MetaSchemaRef};
+use poem_openapi::types::{ParseError, ParseFromParameter, ParseResult, ToJSON, Type};
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+
+use crate::domain::AccountId;
+
+/// Who asks. The one place that knows; until accounts exist, everybody is the
+/// built-in one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Account(pub(super) AccountId);
+
+impl<'a> FromRequest<'a> for Account {
+    async fn from_request(_: &'a Request, _: &mut RequestBody) -> Result<Self> {
+        Ok(Self(AccountId::BUILT_IN))
+    }
+}
+
+/// A header as it came. poem-openapi's own `Header` drops values that aren't
+/// text, and with them, silently, what the caller asked for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RawHeader(pub(super) Option<Vec<u8>>);
+
+impl<'a> ApiExtractor<'a> for RawHeader {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    type ParamType = Option<String>;
+    type ParamRawType = String;
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Header)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(String::schema_ref())
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _: &mut RequestBody,
+        options: ExtractParamOptions<Self::ParamType>,
+    ) -> Result<Self> {
+        let values = request.headers().get_all(options.name);
+        let values: Vec<_> = values.iter().map(poem::http::HeaderValue::as_bytes).collect();
+        Ok(Self((!values.is_empty()).then(|| values.join(&b", "[..]))))
+    }
+}
+
+/// How many items a page has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limit(u16);
+
+impl Limit {
+    const MAX: u16 = 100;
+
+    /// As many as are asked for.
+    pub(super) const fn get(self) -> usize {
+        self.0 as usize
+    }
+
+    /// One more than asked for: whether that one is there tells whether another
+    /// page follows.
+    pub(super) fn and_one(self) -> i64 {
+        i64::from(self.0) + 1
+    }
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self(50)
+    }
+}
+
+impl Type for Limit {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "limit".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            minimum: Some(1.0),
+            maximum: Some(f64::from(Self::MAX)),
+            ..MetaSchema::new_with_format("integer", "int32")
+        }))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ToJSON for Limit {
+    fn to_json(&self) -> Option<serde_json::Value> {
+        Some(self.0.into())
+    }
+}
+
+impl ParseFromParameter for Limit {
+    fn parse_from_parameter(value: &str) -> ParseResult<Self> {
+        match value.parse() {
+            Ok(number) if (1..=Self::MAX).contains(&number) => Ok(Self(number)),
+            _ => Err(ParseError::custom(format!("it is a whole number from 1 to {}", Self::MAX))),
+        }
+    }
+}

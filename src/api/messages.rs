@@ -1,0 +1,508 @@
+//! `/v1/conversations/{conversation_id}/messages`: to say something, which
+//! starts a task, and to read what was said.
+
+use std::collections::HashSet;
+
+use poem_openapi::param::{Path, Query};
+use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+
+use super::body::{Json, JsonBody};
+use super::content::{self, Content, ToolResult};
+use super::conversations::not_found;
+use super::extract::{Account, Limit, RawHeader};
+use super::parameters::{self, NamedToolChoice, ResponseFormat, Tool};
+use super::problem::{Code, Failure, FieldError, Problem, failures};
+use super::tasks::{TaskFailure, TaskStatus, stream_url};
+use super::union::TextOr;
+use super::{State, Tag};
+use crate::domain::message::Role;
+use crate::domain::{ConversationId, MessageId, TaskId};
+use crate::store::StoredMessage;
+use crate::tasks::{Accepted, Submission};
+
+/// A message to send: either `content`, or `tool_results` that answer every
+/// tool call of the last answer. Everything else is optional, and passed on to
+/// the model.
+#[derive(Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(example)]
+pub(super) struct NewMessage {
+    /// What the user says: text, or parts. Excludes `tool_results`.
+    pub(super) content: Option<Content>,
+    /// What the tools answered: one result for each tool call of the last
+    /// answer. Excludes `content`.
+    #[oai(validator(min_items = 1))]
+    pub(super) tool_results: Option<Vec<ToolResult>>,
+    /// One of the models that `GET /v1/models` lists; the default one if it
+    /// isn't given.
+    pub(super) model: Option<String>,
+    /// How much chance there is in the choice of tokens.
+    #[oai(validator(minimum(value = "0"), maximum(value = "2")))]
+    pub(super) temperature: Option<f64>,
+    /// The share of likely tokens to choose from.
+    #[oai(validator(minimum(value = "0"), maximum(value = "1")))]
+    pub(super) top_p: Option<f64>,
+    /// Tokens of the answer at most. Newer models want `max_completion_tokens`.
+    #[oai(validator(minimum(value = "1")))]
+    pub(super) max_tokens: Option<u32>,
+    /// Tokens of the answer at most, reasoning included.
+    #[oai(validator(minimum(value = "1")))]
+    pub(super) max_completion_tokens: Option<u32>,
+    /// Where the model stops: one sequence, or up to four.
+    pub(super) stop: Option<TextOr<Vec<String>>>,
+    /// Makes answers repeatable, as far as the model can.
+    pub(super) seed: Option<i64>,
+    /// Above zero: makes new topics more likely.
+    #[oai(validator(minimum(value = "-2"), maximum(value = "2")))]
+    pub(super) presence_penalty: Option<f64>,
+    /// Above zero: makes repetition less likely.
+    #[oai(validator(minimum(value = "-2"), maximum(value = "2")))]
+    pub(super) frequency_penalty: Option<f64>,
+    /// Tools that the model may call.
+    #[oai(validator(min_items = 1, max_items = 128))]
+    pub(super) tools: Option<Vec<Tool>>,
+    /// `none`, `auto`, `required`, or one tool that has to be called.
+    pub(super) tool_choice: Option<TextOr<NamedToolChoice>>,
+    /// Whether the model may call several tools at once.
+    pub(super) parallel_tool_calls: Option<bool>,
+    /// The form of the answer.
+    pub(super) response_format: Option<ResponseFormat>,
+    /// How much to reason: `low`, `medium`, `high`, or what the model knows.
+    pub(super) reasoning_effort: Option<String>,
+}
+
+impl poem_openapi::types::Example for NewMessage {
+    fn example() -> Self {
+        Self {
+            content: Some(TextOr::Text("Why is the sky blue?".to_owned())),
+            tool_results: None,
+            model: None,
+            temperature: Some(0.7),
+            top_p: None,
+            max_tokens: None,
+            max_completion_tokens: None,
+            stop: None,
+            seed: None,
+            presence_penalty: None,
+            frequency_penalty: None,
+            tools: None,
+            tool_choice: None,
+            parallel_tool_calls: None,
+            response_format: None,
+            reasoning_effort: None,
+        }
+    }
+}
+
+/// What will answer a message.
+#[derive(Debug, Object)]
+struct AcceptedMessage {
+    /// The assistant's message, which the task fills.
+    message_id: MessageId,
+    /// The task that generates the answer.
+    task_id: TaskId,
+    /// Where to follow it.
+    stream_url: String,
+}
+
+/// Who said it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[oai(rename_all = "snake_case")]
+enum MessageRole {
+    User,
+    Assistant,
+    Tool,
+}
+
+/// A message of a conversation.
+#[derive(Debug, Object)]
+struct Message {
+    /// Its ID.
+    id: MessageId,
+    /// Who said it.
+    role: MessageRole,
+    /// What was said: by users, text or parts; by assistants, text, once their
+    /// task has ended. Null for the results of tools.
+    #[oai(nullable)]
+    content: Option<Content>,
+    /// The results of tools.
+    #[oai(skip_serializing_if_is_none)]
+    tool_results: Option<Vec<ToolResult>>,
+    /// The model's reasoning, where it shows it.
+    #[oai(skip_serializing_if_is_none)]
+    reasoning: Option<String>,
+    /// The tools that the model called.
+    #[oai(skip_serializing_if_is_none)]
+    tool_calls: Option<Vec<ToolCall>>,
+    /// Why the model stopped: `stop`, `length`, `tool_calls`, `content_filter`, …
+    #[oai(skip_serializing_if_is_none)]
+    finish_reason: Option<String>,
+    /// The message before it.
+    #[oai(nullable)]
+    parent_id: Option<MessageId>,
+    /// When it was accepted.
+    created_at: OffsetDateTime,
+    /// The task that fills it; assistants' messages have one.
+    #[oai(skip_serializing_if_is_none)]
+    task: Option<MessageTask>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Object)]
+pub(super) struct ToolCall {
+    /// Its place among the answer's calls.
+    pub(super) index: u32,
+    /// The ID that a result answers it by.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) id: Option<String>,
+    /// The function's name.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) name: Option<String>,
+    /// The arguments, as the JSON text that the model wrote. It may be invalid.
+    pub(super) arguments: String,
+}
+
+impl From<crate::domain::answer::ToolCall> for ToolCall {
+    fn from(call: crate::domain::answer::ToolCall) -> Self {
+        Self { index: call.index, id: call.id, name: call.name, arguments: call.arguments }
+    }
+}
+
+/// The state of the task that fills a message.
+#[derive(Debug, Object)]
+struct MessageTask {
+    /// Its ID, for following or cancelling it.
+    id: TaskId,
+    /// Where it is in its life.
+    status: TaskStatus,
+    /// Its newest attempt; 0 before the first.
+    attempt: u32,
+    /// Why it failed.
+    #[oai(skip_serializing_if_is_none)]
+    error: Option<TaskFailure>,
+}
+
+/// A page of messages, oldest first.
+#[derive(Debug, Object)]
+struct MessagePage {
+    /// The messages.
+    items: Vec<Message>,
+    /// Where the next page begins: to be given as `cursor`. Null on the last page.
+    #[oai(nullable)]
+    next_cursor: Option<String>,
+}
+
+impl TryFrom<StoredMessage> for Message {
+    type Error = Problem;
+
+    fn try_from(stored: StoredMessage) -> Result<Self, Problem> {
+        fn read<T: serde::de::DeserializeOwned>(json: Option<Value>) -> Result<Option<T>, Problem> {
+            json.map(serde_json::from_value).transpose().map_err(Problem::internal)
+        }
+        let (role, content, tool_results) = match stored.role {
+            Role::User => (MessageRole::User, read(stored.content)?, None),
+            Role::Assistant => (MessageRole::Assistant, stored.answer.map(TextOr::Text), None),
+            Role::Tool => (MessageRole::Tool, None, read(stored.content)?),
+        };
+        let calls: Vec<_> = stored.tool_calls.into_iter().map(ToolCall::from).collect();
+        Ok(Self {
+            id: stored.id,
+            role,
+            content,
+            tool_results,
+            reasoning: stored.reasoning,
+            tool_calls: (!calls.is_empty()).then_some(calls),
+            finish_reason: stored.finish_reason,
+            parent_id: stored.parent,
+            created_at: stored.created_at,
+            task: stored.task.map(|task| MessageTask {
+                id: task.id,
+                status: task.status.into(),
+                attempt: task.attempt,
+                error: task.error.map(TaskFailure::from),
+            }),
+        })
+    }
+}
+
+/// What a message is made of, when nothing is wrong with it.
+struct Said {
+    role: Role,
+    content: Value,
+    /// The calls that it answers.
+    answers: Vec<String>,
+}
+
+/// Everything about a message that can be judged without the database.
+fn judge(body: &JsonBody<NewMessage>) -> Result<Said, Problem> {
+    let field = |name: &str| body.raw.get(name).cloned().unwrap_or_default();
+    let message = &body.value;
+    let mut errors = parameters::invalid(message);
+    let said = match (&message.content, &message.tool_results) {
+        (Some(content), None) => {
+            let empty = content::empty(content);
+            if !empty.is_empty() {
+                return Err(Problem::body(Code::EmptyContent, empty));
+            }
+            errors.extend(content::invalid(content));
+            Said { role: Role::User, content: field("content"), answers: Vec::new() }
+        }
+        (None, Some(results)) => {
+            let answers: Vec<_> =
+                results.iter().map(|result| result.tool_call_id.clone()).collect();
+            if answers.is_empty() {
+                let detail = "there are no results; send one for each tool call";
+                errors.push(FieldError::new("/tool_results", detail));
+            }
+            if answers.iter().collect::<HashSet<_>>().len() < answers.len() {
+                let detail = "two results answer the same call; send one for each";
+                errors.push(FieldError::new("/tool_results", detail));
+            }
+            Said { role: Role::Tool, content: field("tool_results"), answers }
+        }
+        _ => {
+            let detail = "it has either content or tool_results";
+            return Err(Problem::body(Code::InvalidBody, vec![FieldError::new("", detail)]));
+        }
+    };
+    if errors.is_empty() { Ok(said) } else { Err(Problem::body(Code::InvalidBody, errors)) }
+}
+
+/// Results have to answer all of the last answer's calls and nothing else:
+/// models refuse anything in between.
+fn match_calls(answers: &[String], calls: &HashSet<String>) -> Result<(), Problem> {
+    let unknown = answers.iter().enumerate().filter(|(_, id)| !calls.contains(*id));
+    let unknown: Vec<_> = unknown
+        .map(|(n, id)| {
+            let detail = format!("the last answer has no open tool call {id:?}");
+            FieldError::new(format!("/tool_results/{n}/tool_call_id"), detail)
+        })
+        .collect();
+    if !unknown.is_empty() {
+        return Err(Problem::body(Code::UnknownToolCall, unknown));
+    }
+    let mut missing: Vec<_> = calls.iter().filter(|call| !answers.contains(call)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    missing.sort();
+    let detail = format!("there is no result for {missing:?}; send all results at once");
+    Err(Problem::body(Code::MissingToolResults, vec![FieldError::new("/tool_results", detail)]))
+}
+
+/// The key that makes repeating a request safe: 1 to 255 visible ASCII characters.
+fn idempotency_key(header: RawHeader) -> Result<Option<String>, Problem> {
+    let Some(bytes) = header.0 else { return Ok(None) };
+    let sound = (1..=255).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+    match String::from_utf8(bytes) {
+        Ok(key) if sound => Ok(Some(key)),
+        _ => Err(Problem::new(
+            Code::InvalidParameter,
+            "Idempotency-Key: one key of 1 to 255 visible ASCII characters, such as a UUID.",
+        )),
+    }
+}
+
+failures! {
+    CreateMessage: [PARAMETERS, BODY, STORE], ConversationNotFound, EmptyContent, UnknownModel,
+        UnknownToolCall, MissingToolResults, IdempotencyKeyReused;
+    ListMessages: [PARAMETERS, STORE], MalformedCursor, ConversationNotFound;
+}
+
+#[derive(ApiResponse)]
+enum Posted {
+    /// The message is stored and its task will end, whatever happens now.
+    #[oai(status = 202)]
+    Accepted(Json<AcceptedMessage>),
+}
+
+pub(super) struct Messages(pub(super) State);
+
+impl Messages {
+    fn model(&self, asked: Option<&str>) -> Result<String, Problem> {
+        let catalog = &self.0.catalog;
+        let Some(asked) = asked else { return Ok(catalog.default_model().name.clone()) };
+        if catalog.get(asked).is_some() {
+            return Ok(asked.to_owned());
+        }
+        let names: Vec<_> = catalog.models().map(|model| model.name.as_str()).collect();
+        let detail = format!("there is no model {asked:?}; there are {}", names.join(", "));
+        Err(Problem::body(Code::UnknownModel, vec![FieldError::new("/model", detail)]))
+    }
+
+    async fn submit(
+        &self,
+        account: Account,
+        conversation: ConversationId,
+        key: Option<String>,
+        body: JsonBody<NewMessage>,
+    ) -> Result<Accepted, Problem> {
+        let said = judge(&body)?;
+        let model = self.model(body.value.model.as_deref())?;
+        if said.role == Role::Tool {
+            let store = &self.0.tasks.store;
+            let calls = store.last_tool_calls(account.0, conversation, key.as_deref()).await?;
+            let calls = calls.ok_or_else(|| not_found(conversation))?;
+            match_calls(&said.answers, &calls)?;
+        }
+        let parameters = parameters::passed_on(&body.raw);
+        let mut request: Map<String, Value> = body.raw;
+        request.insert("conversation_id".to_owned(), conversation.to_string().into());
+        let submission = Submission {
+            account: account.0,
+            conversation,
+            role: said.role,
+            content: said.content,
+            model,
+            parameters,
+            idempotency_key: key,
+            request: request.into(),
+        };
+        self.0.tasks.accept(submission).await.map_err(|error| {
+            Problem::from(error).explain(
+                Code::Unavailable,
+                "Whether the message was stored is not known. Repeat the request with the same \
+                 Idempotency-Key; without one, look first whether the message is there.",
+            )
+        })
+    }
+}
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Messages")]
+impl Messages {
+    /// Send a message
+    ///
+    /// Stores the message and starts a task that generates the answer. Follow
+    /// the task at `stream_url`, from any number of places, as often as you like.
+    ///
+    /// Give each message an `Idempotency-Key` of its own: then repeating the
+    /// request, after a time-out or a 503, never generates twice.
+    #[oai(
+        path = "/conversations/:conversation_id/messages",
+        method = "post",
+        operation_id = "createMessage"
+    )]
+    async fn create(
+        &self,
+        account: Account,
+        /// The conversation.
+        conversation_id: Path<ConversationId>,
+        /// Makes repeating safe: 1 to 255 visible ASCII characters. The same key
+        /// with the same body gives the same answer; with another body, 422.
+        #[oai(name = "Idempotency-Key", validator(min_length = 1, max_length = 255))]
+        idempotency_key: RawHeader,
+        body: JsonBody<NewMessage>,
+    ) -> Result<Posted, Failure<CreateMessage>> {
+        let conversation = conversation_id.0;
+        let key = self::idempotency_key(idempotency_key)?;
+        match self.submit(account, conversation, key, body).await? {
+            Accepted::New { task, message } | Accepted::Repeated { task, message } => {
+                tracing::Span::current().record("task_id", tracing::field::display(task));
+                Ok(Posted::Accepted(Json(AcceptedMessage {
+                    message_id: message,
+                    task_id: task,
+                    stream_url: stream_url(task),
+                })))
+            }
+            Accepted::KeyReused => {
+                let detail = "This Idempotency-Key came with another request before. Repeat that one \
+                              unchanged, or use a new key.";
+                Err(Problem::new(Code::IdempotencyKeyReused, detail).into())
+            }
+            Accepted::NoConversation => Err(not_found(conversation).into()),
+        }
+    }
+
+    /// List messages
+    ///
+    /// Oldest first, a page at a time. Each assistant's message comes with the
+    /// state of its task.
+    #[oai(
+        path = "/conversations/:conversation_id/messages",
+        method = "get",
+        operation_id = "listMessages"
+    )]
+    async fn list(
+        &self,
+        account: Account,
+        /// The conversation.
+        conversation_id: Path<ConversationId>,
+        /// Messages a page.
+        #[oai(default)]
+        limit: Query<Limit>,
+        /// Where the page begins: the `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+    ) -> Result<Json<MessagePage>, Failure<ListMessages>> {
+        let after = match cursor.0.as_deref() {
+            None | Some("") => None,
+            Some(cursor) => Some(cursor.parse::<u32>().map(i64::from).map_err(|_| {
+                let detail = "The cursor is not one that this list gave out. Leave it away to begin \
+                              with the first page.";
+                Problem::new(Code::MalformedCursor, detail)
+            })?),
+        };
+        let store = &self.0.tasks.store;
+        let found = store.messages(account.0, conversation_id.0, after, limit.0.and_one()).await?;
+        let mut found = found.ok_or_else(|| not_found(conversation_id.0))?;
+        let more = found.len() > limit.0.get();
+        found.truncate(limit.0.get());
+        let next_cursor = found.last().filter(|_| more).map(|last| last.position.to_string());
+        let items = found.into_iter().map(Message::try_from).collect::<Result<_, _>>()?;
+        Ok(Json(MessagePage { items, next_cursor }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn judged(json: Value) -> Result<Said, Problem> {
+        let value = serde_json::from_value(json.clone()).expect("a message");
+        let Value::Object(raw) = json else { panic!("not an object") };
+        judge(&JsonBody { value, raw })
+    }
+
+    fn code(json: Value) -> Code {
+        judged(json).err().expect("a refusal").code()
+    }
+
+    #[test]
+    fn a_message_has_either_content_or_results() {
+        assert_eq!(judged(json!({"content": "hi"})).expect("sound").role, Role::User);
+        let results = json!([{"tool_call_id": "a", "content": ""}]);
+        assert_eq!(judged(json!({"tool_results": results})).expect("sound").answers, ["a"]);
+        assert_eq!(code(json!({"content": "hi", "tool_results": results})), Code::InvalidBody);
+        assert_eq!(code(json!({})), Code::InvalidBody);
+        assert_eq!(code(json!({"content": ""})), Code::EmptyContent);
+        assert_eq!(code(json!({"tool_results": []})), Code::InvalidBody);
+        assert_eq!(code(json!({"tool_results": [results[0], results[0]]})), Code::InvalidBody);
+        assert_eq!(code(json!({"content": "hi", "temperature": 9})), Code::InvalidBody);
+    }
+
+    #[test]
+    fn results_answer_all_of_the_last_calls_and_nothing_else() {
+        let calls: HashSet<_> = ["a".to_owned(), "b".to_owned()].into();
+        let answer = |ids: &[&str]| {
+            let ids: Vec<_> = ids.iter().map(|&id| id.to_owned()).collect();
+            match_calls(&ids, &calls).map_err(|problem| problem.code())
+        };
+        assert_eq!(answer(&["b", "a"]), Ok(()));
+        assert_eq!(answer(&["a"]), Err(Code::MissingToolResults));
+        assert_eq!(answer(&["a", "b", "c"]), Err(Code::UnknownToolCall));
+    }
+
+    #[test]
+    fn a_key_is_visible_ascii() {
+        let key = |bytes: &[u8]| idempotency_key(RawHeader(Some(bytes.to_vec()))).ok();
+        assert_eq!(key(b"a-1"), Some(Some("a-1".to_owned())));
+        assert_eq!(key(&[b'k'; 255]).flatten().map(|key| key.len()), Some(255));
+        for odd in [&b""[..], b"a b", b"\xc3\xa9", b"a, b", &[b'k'; 256]] {
+            assert_eq!(key(odd), None, "{odd:?}");
+        }
+        assert_eq!(idempotency_key(RawHeader(None)).ok(), Some(None));
+    }
+}

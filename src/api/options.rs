@@ -1,0 +1,97 @@
+//! The API's options.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::config;
+use crate::http::Limits;
+
+/// How the API is served.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "API")]
+#[group(skip)]
+pub struct Options {
+    /// Where to listen. Everybody who reaches it may do everything
+    #[arg(long, env = "RILL_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Connections open at most; further ones wait to be accepted
+    #[arg(long, env = "RILL_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+    /// Bytes of a request's body at most
+    #[arg(long, env = "RILL_MAX_BODY", default_value_t = 256 * 1024, value_parser = clap::value_parser!(u32).range(1024..=64 * 1024 * 1024))]
+    pub max_body: u32,
+    /// How long a request's body may take to arrive
+    #[arg(long, env = "RILL_BODY_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub body_timeout: Duration,
+    /// How long a client may leave what was written to it unread
+    #[arg(long, env = "RILL_WRITE_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub write_timeout: Duration,
+    /// How long an event stream may be silent before a comment is sent, so
+    /// that proxies (most cut after 60 s) keep it open
+    #[arg(long, env = "RILL_SSE_COMMENT", default_value = "15s", value_parser = duration)]
+    pub sse_comment: Duration,
+    /// An origin whose pages may use the API, such as https://chat.example, or
+    /// * for every origin; repeatable
+    #[arg(long = "cors-origin", env = "RILL_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
+    pub cors_origins: Vec<String>,
+}
+
+impl Options {
+    /// What the server allows its clients.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_connections: self.max_connections as usize,
+            write_timeout: self.write_timeout,
+            max_body: self.max_body as usize,
+            ..Limits::default()
+        }
+    }
+}
+
+/// A duration above zero.
+fn duration(text: &str) -> Result<Duration, String> {
+    match config::duration(text) {
+        Ok(Duration::ZERO) => Err("it has to be above zero".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// An origin as browsers send it: scheme, host and port, no path.
+fn origin(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    match host {
+        _ if text == "*" => Ok(text.to_owned()),
+        Some(host)
+            if !host.is_empty()
+                && host.bytes().all(|b| b.is_ascii_graphic() && !b"/?#@,".contains(&b)) =>
+        {
+            Ok(text.to_ascii_lowercase())
+        }
+        _ => Err("an origin is a scheme and a host without a path, such as https://chat.example"
+            .to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_above_zero() {
+        assert_eq!(duration("15s"), Ok(Duration::from_secs(15)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        for odd in ["", "15", "0s", "-1s"] {
+            assert!(duration(odd).is_err(), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn origins_have_no_path() {
+        assert_eq!(origin("https://Chat.example:8443").as_deref(), Ok("https://chat.example:8443"));
+        assert_eq!(origin("*").as_deref(), Ok("*"));
+        for odd in ["", "chat.example", "https://", "https://chat.example/", "null", "ftp://x"] {
+            assert!(origin(odd).is_err(), "{odd:?}");
+        }
+    }
+}

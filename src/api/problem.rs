@@ -1,0 +1,436 @@
+//! Everything that can go wrong, as `application/problem+json` (RFC 9457).
+//!
+//! A [`Code`] is stable: programs may branch on it. A [`Problem`] is one
+//! occurrence, with a `detail` that says what to do. A [`Failure`] is a problem
+//! of a certain operation, which knows its codes, so that the OpenAPI document
+//! says of each operation which errors it can answer with.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
+
+use poem::error::ResponseError;
+use poem::http::{HeaderValue, Method, StatusCode, header};
+use poem::{Body, Response};
+use poem_openapi::payload::Payload;
+use poem_openapi::registry::{
+    MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry,
+};
+use poem_openapi::types::{ToJSON, Type};
+use poem_openapi::{ApiResponse, Object};
+
+use super::request_id::RequestId;
+use crate::log_limit::LogLimit;
+
+macro_rules! codes {
+    ($($name:ident $status:ident $code:literal $title:literal;)*) => {
+        /// Why a request was refused; stable.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub(super) enum Code { $(#[doc = $title] $name,)* }
+
+        impl Code {
+            /// Every code.
+            #[cfg(test)]
+            pub(super) const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// As sent.
+            pub(super) const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// What it means in general.
+            pub(super) const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+
+            /// The response's status.
+            pub(super) const fn status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    BadRequest BAD_REQUEST "bad_request" "The request can't be read";
+    InvalidJson BAD_REQUEST "invalid_json" "The body is not JSON";
+    InvalidParameter BAD_REQUEST "invalid_parameter" "A parameter in the path, the query or a header is not acceptable";
+    MalformedCursor BAD_REQUEST "malformed_cursor" "The cursor is not one that was given out";
+    UnknownPath NOT_FOUND "unknown_path" "There is nothing at this path";
+    ConversationNotFound NOT_FOUND "conversation_not_found" "There is no such conversation";
+    TaskNotFound NOT_FOUND "task_not_found" "There is no such task";
+    MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed" "The path doesn't know this method";
+    BodyTimeout REQUEST_TIMEOUT "body_timeout" "The body did not arrive in time";
+    BodyTooLarge PAYLOAD_TOO_LARGE "body_too_large" "The body is too large";
+    UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The body is not declared to be JSON";
+    InvalidBody UNPROCESSABLE_ENTITY "invalid_body" "The body is not what this operation takes";
+    InvalidText UNPROCESSABLE_ENTITY "invalid_text" "A text contains U+0000, which can't be stored";
+    EmptyContent UNPROCESSABLE_ENTITY "empty_content" "The message says nothing";
+    UnknownModel UNPROCESSABLE_ENTITY "unknown_model" "The model is not configured";
+    UnknownToolCall UNPROCESSABLE_ENTITY "unknown_tool_call" "A result answers no tool call of the last answer";
+    MissingToolResults UNPROCESSABLE_ENTITY "missing_tool_results" "Tool calls of the last answer are left without a result";
+    IdempotencyKeyReused UNPROCESSABLE_ENTITY "idempotency_key_reused" "The Idempotency-Key was used for another request";
+    Internal INTERNAL_SERVER_ERROR "internal" "A defect of the server";
+    Unavailable SERVICE_UNAVAILABLE "unavailable" "A part of the service can't be reached right now";
+    NotReady SERVICE_UNAVAILABLE "not_ready" "The service can't do its work right now";
+}
+
+/// Bytes of a text in a problem at most: much of it may be the caller's own.
+const DETAIL: usize = 1_000;
+/// Errors of one body that are named at most.
+const MAX_ERRORS: usize = 20;
+
+/// What every operation can answer with.
+const ALWAYS: &[Code] = &[Code::Internal];
+/// What an operation with a parameter in its path, query or headers can.
+pub(super) const PARAMETERS: &[Code] = &[Code::InvalidParameter];
+/// What an operation that reads a body can.
+pub(super) const BODY: &[Code] = &[
+    Code::InvalidJson,
+    Code::BodyTimeout,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::InvalidBody,
+    Code::InvalidText,
+];
+/// What an operation that needs PostgreSQL can.
+pub(super) const STORE: &[Code] = &[Code::Unavailable];
+
+/// One thing that is wrong with a body.
+#[derive(Debug, Clone, PartialEq, Eq, Object)]
+pub(super) struct FieldError {
+    /// Where: a JSON Pointer (RFC 6901) into the body.
+    pub(super) pointer: String,
+    /// What is wrong there, and what would be right.
+    pub(super) detail: String,
+}
+
+impl FieldError {
+    pub(super) fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), detail: detail.into() }
+    }
+
+    fn shorten(self) -> Self {
+        Self { pointer: shorten(self.pointer, DETAIL), detail: shorten(self.detail, DETAIL) }
+    }
+}
+
+/// Why a request was refused (RFC 9457). Programs branch on `code`; `detail`
+/// says what to do.
+#[derive(Debug, Object)]
+#[oai(rename = "Problem")]
+struct ProblemBody {
+    /// Identifies the kind of problem: `urn:rill:problem:<code>`.
+    r#type: String,
+    /// The kind of problem in words.
+    title: String,
+    /// The response's status.
+    status: u16,
+    /// What is wrong with this request, and what to do.
+    detail: String,
+    /// The kind of problem; stable.
+    code: String,
+    /// The request's ID, as in `X-Request-Id`: to be named when asking for help.
+    request_id: String,
+    /// What is wrong with the body, place by place.
+    #[oai(skip_serializing_if_is_empty, default)]
+    errors: Vec<FieldError>,
+}
+
+/// One refusal.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {detail}", code.as_str())]
+pub(super) struct Problem {
+    code: Code,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    allow: Option<HeaderValue>,
+    #[source]
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Problem {
+    /// A problem; `detail` says what to do.
+    pub(super) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, detail: detail.into(), errors: Vec::new(), allow: None, cause: None }
+    }
+
+    /// A body with these errors.
+    pub(super) fn body(code: Code, errors: Vec<FieldError>) -> Self {
+        let mut detail = String::from("The body can't be accepted");
+        for (n, error) in errors.iter().take(3).enumerate() {
+            let at = if error.pointer.is_empty() { "the body" } else { &error.pointer };
+            detail += if n == 0 { ". " } else { "; " };
+            detail += &shorten(format!("{at}: {}", error.detail), DETAIL / 3);
+        }
+        Self { errors, ..Self::new(code, detail) }
+    }
+
+    /// A path that is there, asked with a method that it doesn't know.
+    pub(super) fn method_not_allowed(method: &Method, path: &str, allow: &str) -> Self {
+        let detail = format!("{path} does not know {method}; it knows {allow}.");
+        let allow = HeaderValue::from_str(allow).ok();
+        Self { allow, ..Self::new(Code::MethodNotAllowed, detail) }
+    }
+
+    /// Something that must not happen. The cause is logged, never sent.
+    pub(super) fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        let detail = "This is a defect of the server, not of the request. \
+                      Name the request_id when you report it.";
+        Self { cause: Some(cause.into()), ..Self::new(Code::Internal, detail) }
+    }
+
+    /// Something that the server needs can't be reached.
+    pub(super) fn unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        let detail = "Something that the server needs can't be reached right now. \
+                      Repeat the request after the seconds that Retry-After names.";
+        Self { cause: Some(cause.into()), ..Self::new(Code::Unavailable, detail) }
+    }
+
+    /// The same problem with another detail, where it is `code`.
+    #[must_use]
+    pub(super) fn explain(mut self, code: Code, detail: &'static str) -> Self {
+        if self.code == code {
+            self.detail = detail.into();
+        }
+        self
+    }
+
+    /// The kind of problem.
+    #[cfg(test)]
+    pub(super) const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// Logs what is ours to mend, once, with its cause; refusals are not.
+    pub(super) fn log(&self) {
+        static UNAVAILABLE: LogLimit = LogLimit::new();
+        static INTERNAL: LogLimit = LogLimit::new();
+        let Some(cause) = &self.cause else { return };
+        match self.code {
+            Code::Unavailable => {
+                if let Some(skipped) = UNAVAILABLE.pass() {
+                    tracing::warn!(error = %cause, skipped, "a request was answered 503");
+                }
+            }
+            _ => {
+                if let Some(skipped) = INTERNAL.pass() {
+                    tracing::error!(error = %cause, skipped, "a request was answered 500");
+                }
+            }
+        }
+    }
+
+    /// The response.
+    pub(super) fn response(self, request_id: &RequestId) -> Response {
+        let status = self.code.status();
+        let body = ProblemBody {
+            r#type: format!("urn:rill:problem:{}", self.code.as_str()),
+            title: self.code.title().to_owned(),
+            status: status.as_u16(),
+            detail: shorten(self.detail.into_owned(), DETAIL),
+            code: self.code.as_str().to_owned(),
+            request_id: request_id.as_str().to_owned(),
+            errors: self.errors.into_iter().take(MAX_ERRORS).map(FieldError::shorten).collect(),
+        };
+        let mut response = Response::builder()
+            .status(status)
+            .content_type(ProblemPayload::CONTENT_TYPE)
+            .header(header::CACHE_CONTROL, "no-store");
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response = response.header(header::RETRY_AFTER, "1");
+        }
+        if let Some(allow) = self.allow {
+            response = response.header(header::ALLOW, allow);
+        }
+        response.body(Body::from_string(body.to_json_string()))
+    }
+}
+
+// What poem needs in order to carry a problem to the edge, which renders it.
+impl ResponseError for Problem {
+    fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+}
+
+impl From<crate::store::Error> for Problem {
+    fn from(error: crate::store::Error) -> Self {
+        if error.is_unavailable() { Self::unavailable(error) } else { Self::internal(error) }
+    }
+}
+
+impl From<crate::tasks::Error> for Problem {
+    fn from(error: crate::tasks::Error) -> Self {
+        if error.is_unavailable() { Self::unavailable(error) } else { Self::internal(error) }
+    }
+}
+
+/// Names the codes that an operation can answer with.
+pub(super) trait Operation: Send + Sync + 'static {
+    /// In groups, to be named once.
+    const CODES: &'static [&'static [Code]];
+
+    fn codes() -> impl Iterator<Item = Code> {
+        Self::CODES.iter().chain([&ALWAYS]).flat_map(|group| group.iter().copied())
+    }
+}
+
+/// Declares operations' failures: `failures! { Get: [STORE, PARAMETERS], TaskNotFound; }`.
+macro_rules! failures {
+    ($($name:ident: [$($group:ident),*] $(, $code:ident)*;)*) => {
+        $(
+            #[doc = concat!("What `", stringify!($name), "` can answer with.")]
+            pub(super) struct $name;
+
+            impl $crate::api::problem::Operation for $name {
+                const CODES: &'static [&'static [$crate::api::problem::Code]] = &[
+                    $($crate::api::problem::$group,)*
+                    &[$($crate::api::problem::Code::$code,)*],
+                ];
+            }
+        )*
+    };
+}
+pub(super) use failures;
+
+/// A problem of operation `O`.
+pub(super) struct Failure<O>(Problem, PhantomData<O>);
+
+impl<O: Operation, E: Into<Problem>> From<E> for Failure<O> {
+    fn from(error: E) -> Self {
+        let problem = error.into();
+        debug_assert!(
+            O::codes().any(|code| code == problem.code),
+            "{:?} is missing from the operation's codes, and so from the document",
+            problem.code,
+        );
+        Self(problem, PhantomData)
+    }
+}
+
+impl<O> From<Failure<O>> for poem::Error {
+    fn from(failure: Failure<O>) -> Self {
+        failure.0.into()
+    }
+}
+
+struct ProblemPayload;
+
+impl Payload for ProblemPayload {
+    const CONTENT_TYPE: &'static str = "application/problem+json";
+
+    fn schema_ref() -> MetaSchemaRef {
+        ProblemBody::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        ProblemBody::register(registry);
+    }
+}
+
+impl<O: Operation> ApiResponse for Failure<O> {
+    fn meta() -> MetaResponses {
+        let mut statuses: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+        for code in O::codes() {
+            statuses.entry(code.status().as_u16()).or_default().push(code);
+        }
+        let responses = statuses.into_iter().map(|(status, codes)| MetaResponse {
+            description: describe(&codes),
+            status: Some(status),
+            status_range: None,
+            content: vec![MetaMediaType {
+                content_type: ProblemPayload::CONTENT_TYPE,
+                schema: ProblemPayload::schema_ref(),
+            }],
+            headers: if status == 503 { vec![retry_after()] } else { Vec::new() },
+        });
+        MetaResponses { responses: responses.collect() }
+    }
+
+    fn register(registry: &mut Registry) {
+        ProblemPayload::register(registry);
+    }
+}
+
+fn shorten(mut text: String, bytes: usize) -> String {
+    if text.len() > bytes {
+        let end = (0..=bytes).rev().find(|&end| text.is_char_boundary(end));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+    text
+}
+
+fn retry_after() -> MetaHeader {
+    MetaHeader {
+        name: "Retry-After".to_owned(),
+        description: Some("Seconds to wait before the request is repeated.".to_owned()),
+        required: true,
+        deprecated: false,
+        schema: u32::schema_ref(),
+    }
+}
+
+/// A response's description. poem-openapi wants it to live for ever, so each
+/// distinct text is kept, once.
+fn describe(codes: &[Code]) -> &'static str {
+    static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let lines: Vec<_> =
+        codes.iter().map(|code| format!("`{}`: {}.", code.as_str(), code.title())).collect();
+    let text = lines.join("\n\n");
+    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    match texts.get(text.as_str()) {
+        Some(known) => known,
+        None => {
+            let text: &'static str = Box::leak(text.into_boxed_str());
+            texts.insert(text);
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn json(problem: Problem) -> (Response, serde_json::Value) {
+        let mut response = problem.response(&RequestId::parse("r-1").expect("sane"));
+        let body = response.take_body().into_bytes().await.expect("a body");
+        (response, serde_json::from_slice(&body).expect("JSON"))
+    }
+
+    #[tokio::test]
+    async fn a_problem_names_its_code_and_the_request_and_leaks_no_cause() {
+        let (response, body) = json(Problem::internal("relation \"secret\" does not exist")).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.content_type(), Some("application/problem+json"));
+        assert_eq!(body["code"], "internal");
+        assert_eq!(body["request_id"], "r-1");
+        assert_eq!(body["status"], 500);
+        assert!(!body.to_string().contains("secret"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn an_outage_says_when_to_come_back() {
+        let (response, body) = json(Problem::unavailable("down")).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.header("retry-after"), Some("1"));
+        assert_eq!(body["code"], "unavailable");
+    }
+
+    #[tokio::test]
+    async fn a_bad_body_names_each_place() {
+        let errors = vec![FieldError::new("/stop/4", "too many"), FieldError::new("/n", "unknown")];
+        let (_, body) = json(Problem::body(Code::InvalidBody, errors)).await;
+        assert_eq!(body["detail"], "The body can't be accepted. /stop/4: too many; /n: unknown");
+        assert_eq!(body["errors"][1]["pointer"], "/n");
+    }
+
+    #[test]
+    fn codes_are_distinct() {
+        let distinct: BTreeSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(distinct.len(), Code::ALL.len());
+    }
+}

@@ -1,0 +1,350 @@
+//! `/v1/tasks/{task_id}/stream`: server-sent events.
+//!
+//! Events are forwarded as they are stored; what is written here is only their
+//! frame. The body is a stream that owns its reader: when the client leaves,
+//! the connection drops it, and with it everything that the reader holds. When
+//! the process stops, the body ends between two events, so the client comes
+//! back with its cursor and misses nothing.
+
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::Stream;
+use poem::{Body, IntoResponse, Response};
+use poem_openapi::payload::Payload;
+use poem_openapi::registry::{MetaSchemaRef, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiResponse, OpenApi, param::Path, param::Query};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tracing::Instrument;
+
+use super::events::TaskEvent;
+use super::extract::{Account, RawHeader};
+use super::problem::{Code, Failure, Problem, failures};
+use super::tasks::not_found;
+use super::{State, Tag};
+use crate::domain::{EventId, TaskId};
+use crate::metrics::{self, InFlight};
+use crate::streams::Entry;
+use crate::tasks::{Follow, Reader};
+
+/// Milliseconds that clients wait before they reconnect: spread, so that those
+/// of a process that stopped don't come back all at once.
+const RETRY: std::ops::RangeInclusive<u32> = 1_000..=3_000;
+/// Read by nobody; keeps proxies from cutting a silent connection.
+const COMMENT: &[u8] = b":\n\n";
+
+/// Where a reader is: after the event that it saw last. The header is a
+/// browser's own and therefore newer than the URL, which stays as it was when
+/// the page opened the stream.
+fn cursor(header: Option<&[u8]>, query: Option<&str>) -> Result<EventId, Problem> {
+    let given = [header, query.map(str::as_bytes)].into_iter().flatten().find(|&id| id != b"");
+    let Some(given) = given else { return Ok(EventId::START) };
+    std::str::from_utf8(given).ok().and_then(|id| id.parse().ok()).ok_or_else(|| {
+        let detail = "The cursor is the id of the event that was received last, such as 2-17: two \
+                      decimal numbers. Leave it away to begin at the beginning.";
+        Problem::new(Code::MalformedCursor, detail)
+    })
+}
+
+/// Writes one event's frame. The data is one line of JSON: it has no raw line
+/// break, so it can't end its frame early.
+fn encode(entry: &Entry, out: &mut BytesMut) {
+    debug_assert!(!entry.data.iter().any(|b| matches!(b, b'\n' | b'\r')), "data of several lines");
+    out.put_slice(format!("id: {}\nevent: {}\ndata: ", entry.id, entry.name).as_bytes());
+    out.put_slice(&entry.data);
+    out.put_slice(b"\n\n");
+}
+
+/// All events of one read in one piece, so that they leave in one write.
+fn encode_all(entries: &[Entry]) -> Bytes {
+    /// More than `id`, `event`, `data` and their values but the data take.
+    const FRAME: usize = 64;
+    let size = entries.iter().map(|entry| entry.data.len() + FRAME).sum();
+    let mut out = BytesMut::with_capacity(size);
+    for entry in entries {
+        encode(entry, &mut out);
+    }
+    out.freeze()
+}
+
+/// Where events come from: a [`Reader`], or a test's script.
+trait Source: Send + 'static {
+    /// The next events; `None` at the end. May be dropped and called again.
+    fn next(&mut self) -> impl Future<Output = Option<Vec<Entry>>> + Send;
+}
+
+impl Source for Box<Reader> {
+    fn next(&mut self) -> impl Future<Output = Option<Vec<Entry>>> + Send {
+        Reader::next(self)
+    }
+}
+
+/// An open stream.
+struct Open<S> {
+    source: S,
+    silence: Duration,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    greeted: bool,
+    _counted: InFlight,
+}
+
+impl<S: Source> Open<S> {
+    async fn next(&mut self) -> Option<Bytes> {
+        if !self.greeted {
+            self.greeted = true;
+            let retry = rand::random_range(RETRY);
+            return Some(format!("retry: {retry}\n:\n\n").into());
+        }
+        tokio::select! {
+            biased;
+            () = &mut self.shutdown => None,
+            read = tokio::time::timeout(self.silence, self.source.next()) => match read {
+                Ok(entries) => entries.map(|entries| {
+                    metrics::events_sent(entries.len() as u64);
+                    encode_all(&entries)
+                }),
+                Err(_) => Some(Bytes::from_static(COMMENT)),
+            },
+        }
+    }
+}
+
+/// The body: a greeting at once (the first token may take longer than proxies
+/// wait), then events, and a comment whenever there were none for `silence`.
+fn body<S: Source>(
+    source: S,
+    silence: Duration,
+    shutdown: &CancellationToken,
+) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static {
+    let open = Open {
+        source,
+        silence,
+        shutdown: Box::pin(shutdown.clone().cancelled_owned()),
+        greeted: false,
+        _counted: metrics::reader(),
+    };
+    // The request's span ends with the head; what is logged later belongs to it.
+    let span = tracing::Span::current();
+    futures_util::stream::unfold((open, span), |(mut open, span)| async {
+        let bytes = open.next().instrument(span.clone()).await?;
+        Some((Ok(bytes), (open, span)))
+    })
+}
+
+/// An event stream as a response's body. poem's own writes `data.lines()`,
+/// which changes some texts, and is documented as an array.
+struct Events(Body);
+
+impl Payload for Events {
+    const CONTENT_TYPE: &'static str = "text/event-stream";
+
+    fn schema_ref() -> MetaSchemaRef {
+        TaskEvent::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        TaskEvent::register(registry);
+    }
+}
+
+impl IntoResponse for Events {
+    fn into_response(self) -> Response {
+        Response::builder()
+            .content_type("text/event-stream; charset=utf-8")
+            .header("cache-control", "no-store")
+            // nginx would otherwise collect events until its buffer is full.
+            .header("x-accel-buffering", "no")
+            .body(self.0)
+    }
+}
+
+#[derive(ApiResponse)]
+enum Followed {
+    /// The events after the cursor, then those to come, until the task has
+    /// ended. The data of each event is one line of JSON.
+    #[oai(status = 200)]
+    Events(Events),
+    /// The cursor is at the end: nothing will follow. It also stops an
+    /// EventSource from reconnecting.
+    #[oai(status = 204)]
+    AtEnd,
+}
+
+failures! {
+    StreamTask: [PARAMETERS, STORE], TaskNotFound, MalformedCursor;
+}
+
+pub(super) struct Streams(pub(super) State);
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Tasks")]
+impl Streams {
+    /// Follow a task
+    ///
+    /// Server-sent events. Each has an `id`, the cursor: `<attempt>-<seq>`. A
+    /// reader that was cut off comes back with the last one it saw and gets what
+    /// it missed; browsers do so by themselves.
+    ///
+    /// `started` and `snapshot` are resets: they replace everything received
+    /// before. `delta`, `reasoning` and `tool_call` are to be appended. After
+    /// `retrying`, another attempt follows. `done`, `failed` and `cancelled` are
+    /// the end: close the stream then, or come back once more for a 204. A
+    /// stream that ends otherwise is to be opened again. Events with other names
+    /// are to be ignored.
+    #[oai(path = "/tasks/:task_id/stream", method = "get", operation_id = "streamTask")]
+    async fn stream(
+        &self,
+        account: Account,
+        /// The task.
+        task_id: Path<TaskId>,
+        /// The cursor: the `id` of the event that was received last. Sent by
+        /// browsers when they reconnect; wins over `last_event_id`.
+        #[oai(name = "Last-Event-ID")]
+        last_event_id_header: RawHeader,
+        /// The cursor, for clients that can't set headers.
+        last_event_id: Query<Option<String>>,
+    ) -> Result<Followed, Failure<StreamTask>> {
+        let task = task_id.0;
+        tracing::Span::current().record("task_id", tracing::field::display(task));
+        let cursor = cursor(last_event_id_header.0.as_deref(), last_event_id.0.as_deref())?;
+        match self.0.tasks.follow(account.0, task, cursor).await? {
+            Follow::NoTask => Err(not_found(task).into()),
+            Follow::AtEnd => Ok(Followed::AtEnd),
+            Follow::Reader(reader) => {
+                let body = body(reader, self.0.options.sse_comment, &self.0.shutdown);
+                Ok(Followed::Events(Events(Body::from_bytes_stream(body))))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use futures_util::StreamExt;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::event::{Event, EventName};
+
+    fn entry(seq: u64, event: &Event) -> Entry {
+        let encoded = event.encode();
+        Entry { id: EventId::new(1, seq), name: encoded.name, data: encoded.data.into() }
+    }
+
+    fn delta(seq: u64, text: &str) -> Entry {
+        entry(seq, &Event::Delta { text: text.to_owned() })
+    }
+
+    /// Reads as the HTML standard says, for streams whose data has one line.
+    fn parse(stream: &str) -> Vec<(String, String, String)> {
+        stream
+            .split_terminator("\n\n")
+            .map(|frame| {
+                let mut lines = frame.split(['\n', '\r']);
+                let mut field = |name: &str| {
+                    let line = lines.next().unwrap_or_default();
+                    line.strip_prefix(name)
+                        .and_then(|l| l.strip_prefix(": "))
+                        .expect(name)
+                        .to_owned()
+                };
+                let event = (field("id"), field("event"), field("data"));
+                assert_eq!(lines.next(), None, "one line a field: {frame:?}");
+                event
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_one_line_of_data_and_reads_back(
+            texts in prop::collection::vec("(?s).{0,40}|[\r\n\u{2028}\"\\\\]{0,5}", 1..5)
+        ) {
+            let entries: Vec<_> =
+                texts.iter().zip(1..).map(|(text, seq)| delta(seq, text)).collect();
+            let bytes = encode_all(&entries);
+            let parsed = parse(std::str::from_utf8(&bytes).expect("UTF-8"));
+            prop_assert_eq!(parsed.len(), texts.len());
+            for ((id, name, data), (text, seq)) in parsed.iter().zip(texts.iter().zip(1..)) {
+                prop_assert_eq!(id, &format!("1-{seq}"));
+                prop_assert_eq!(name, "delta");
+                let event = Event::decode(EventName::Delta, data.as_bytes()).expect("JSON");
+                prop_assert_eq!(event, Event::Delta { text: text.clone() });
+            }
+        }
+    }
+
+    #[test]
+    fn the_header_wins_and_only_what_is_malformed_is_refused() {
+        let at = |header: Option<&str>, query| cursor(header.map(str::as_bytes), query).ok();
+        assert_eq!(at(None, None), Some(EventId::START));
+        assert_eq!(at(Some(""), Some("")), Some(EventId::START));
+        assert_eq!(at(None, Some("1-5")), Some(EventId::new(1, 5)));
+        assert_eq!(at(Some("2-0"), Some("1-5")), Some(EventId::new(2, 0)));
+        assert_eq!(at(Some(""), Some("1-5")), Some(EventId::new(1, 5)));
+        assert_eq!(at(Some("2-0"), Some("rubbish")), Some(EventId::new(2, 0)));
+        assert_eq!(at(Some("99-99"), None), Some(EventId::new(99, 99)));
+        for odd in ["1", "1-", "a-b", "1-2-3", " 1-2", "-1-2", "1-2, 1-3", "99999999999-1"] {
+            assert_eq!(at(Some(odd), None), None, "{odd:?}");
+            assert_eq!(at(None, Some(odd)), None, "{odd:?}");
+        }
+        assert!(cursor(Some(b"\xff"), None).is_err());
+    }
+
+    /// Answers from a script, then ends or stays silent.
+    struct Script {
+        reads: VecDeque<Vec<Entry>>,
+        then_silent: bool,
+    }
+
+    impl Source for Script {
+        async fn next(&mut self) -> Option<Vec<Entry>> {
+            match self.reads.pop_front() {
+                None if self.then_silent => std::future::pending().await,
+                read => read,
+            }
+        }
+    }
+
+    async fn collect(script: Script, shutdown: &CancellationToken, pieces: usize) -> Vec<String> {
+        let body = body(script, Duration::from_secs(15), shutdown);
+        let text = |piece: Result<Bytes, io::Error>| {
+            let bytes = piece.expect("a piece");
+            String::from_utf8(bytes.to_vec()).expect("UTF-8")
+        };
+        body.take(pieces).map(text).collect().await
+    }
+
+    #[tokio::test]
+    async fn a_stream_greets_at_once_and_writes_each_read_in_one_piece() {
+        let reads = [vec![delta(0, "a"), delta(1, "b")], vec![delta(2, "c")]].into();
+        let script = Script { reads, then_silent: false };
+        let pieces = collect(script, &CancellationToken::new(), 10).await;
+        let retry = pieces[0].strip_prefix("retry: ").and_then(|rest| rest.strip_suffix("\n:\n\n"));
+        assert!(RETRY.contains(&retry.expect("a greeting").parse().expect("a number")));
+        assert_eq!(pieces.len(), 3);
+        assert_eq!(pieces[1].matches("\n\n").count(), 2);
+        assert_eq!(pieces[2], "id: 1-2\nevent: delta\ndata: {\"text\":\"c\"}\n\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_broken_by_comments() {
+        let started = tokio::time::Instant::now();
+        let script = Script { reads: [vec![delta(0, "a")]].into(), then_silent: true };
+        let pieces = collect(script, &CancellationToken::new(), 4).await;
+        assert_eq!(pieces[2..], [":\n\n", ":\n\n"]);
+        assert_eq!(started.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test]
+    async fn shutdown_ends_an_open_stream() {
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        let script = Script { reads: VecDeque::new(), then_silent: true };
+        assert_eq!(collect(script, &shutdown, 10).await.len(), 1);
+    }
+}

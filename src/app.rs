@@ -1,0 +1,192 @@
+//! Puts the parts together, a function a role.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cli::{self, Cli, Command, Stores};
+use crate::model::catalog::Catalog;
+use crate::model::simulator;
+use crate::store::Store;
+use crate::streams::Streams;
+use crate::streams::tail::{self, Tail};
+use crate::tasks::Tasks;
+use crate::{api, http, metrics, shutdown, telemetry, worker};
+
+/// Runs what the command line says, until it is done or told to stop.
+///
+/// # Errors
+/// With what to do about it, where something can be done.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Command::Openapi = cli.command {
+        print!("{}", api::openapi_document());
+        return Ok(());
+    }
+    telemetry::install(&cli.telemetry)?;
+    let stop = shutdown::on_signal()?;
+    match cli.command {
+        Command::Up(options) => up(*options, stop).await,
+        Command::Api(options) => serve(*options, stop).await,
+        Command::Worker(options) => work(*options, stop).await,
+        Command::Migrate(options) => migrate(&Store::new(&options)?).await,
+        Command::Openapi => Ok(()),
+        Command::Simulate(options) => simulate(options, stop).await,
+        Command::Healthcheck(options) => healthcheck(&options.url).await,
+    }
+}
+
+/// The two stores' connections. `closing` outlives `stop`: draining needs them.
+fn open(stores: &Stores, closing: &CancellationToken) -> anyhow::Result<(Store, Streams)> {
+    let store = Store::new(&stores.database).context("DATABASE_URL can't be used")?;
+    let streams =
+        Streams::start(&stores.redis, closing.clone()).context("REDIS_URL can't be used")?;
+    Ok((store, streams))
+}
+
+async fn listen(address: std::net::SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("can't listen on {address}; is another process there? Choose another with {option}")
+    })
+}
+
+async fn migrate(store: &Store) -> anyhow::Result<()> {
+    store.migrate().await.context("PostgreSQL's schema could not be brought up to date")?;
+    tracing::info!("PostgreSQL's schema is up to date");
+    Ok(())
+}
+
+async fn up(options: cli::Up, stop: CancellationToken) -> anyhow::Result<()> {
+    options.worker.validate(options.stores.redis.stream_ttl)?;
+    // Asked for first: a port that is taken should not cost a migration.
+    let listener = listen(options.api.listen, "--listen (or PORT with make run)").await?;
+    let closing = CancellationToken::new();
+    let (store, streams) = open(&options.stores, &closing)?;
+    migrate(&store).await?;
+    let simulated = TaskTracker::new();
+    let catalog = if options.models.name_no_upstream() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        simulated.spawn(simulator::serve(
+            listener,
+            simulator::Defaults::default(),
+            closing.clone(),
+        ));
+        tracing::warn!(
+            "no model is configured: the built-in simulator answers, with invented text. \
+             Set OPENAI_API_KEY or OPENAI_BASE_URL for a real one"
+        );
+        Catalog::simulator(&url)?
+    } else {
+        options.models.catalog()?
+    };
+    announce(&catalog);
+    let catalog = Arc::new(catalog);
+    let tail = Tail::start(&streams, &options.tail);
+    let tasks = Tasks::new(store.clone(), streams, Some(tail.clone()), &options.stores.tasks);
+    let api = serve_api(listener, options.api, tasks.clone(), tail, catalog.clone(), stop.clone())?;
+    let worker = worker::run(tasks, catalog, options.worker, stop);
+    tokio::join!(api, worker);
+    close(&closing, &store).await;
+    simulated.close();
+    simulated.wait().await;
+    Ok(())
+}
+
+async fn serve(options: cli::Api, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = listen(options.api.listen, "--listen").await?;
+    let catalog = Arc::new(options.models.catalog()?);
+    let closing = CancellationToken::new();
+    let (store, streams) = open(&options.stores, &closing)?;
+    let tail = Tail::start(&streams, &options.tail);
+    let tasks = Tasks::new(store.clone(), streams, Some(tail.clone()), &options.stores.tasks);
+    serve_api(listener, options.api, tasks, tail, catalog, stop)?.await;
+    close(&closing, &store).await;
+    Ok(())
+}
+
+async fn work(options: cli::Worker, stop: CancellationToken) -> anyhow::Result<()> {
+    options.worker.validate(options.stores.redis.stream_ttl)?;
+    let catalog = Arc::new(options.models.catalog()?);
+    announce(&catalog);
+    let closing = CancellationToken::new();
+    let (store, streams) = open(&options.stores, &closing)?;
+    let tasks = Tasks::new(store.clone(), streams, None, &options.stores.tasks);
+    let metrics = metrics::install()?;
+    let probes = TaskTracker::new();
+    if let Some(address) = options.metrics_listen {
+        let listener = listen(address, "--metrics-listen").await?;
+        let endpoint = api::probes(tasks.clone(), metrics);
+        tracing::info!("metrics at http://{address}/metrics");
+        probes.spawn(http::serve(listener, endpoint, http::Limits::default(), closing.clone()));
+    }
+    worker::run(tasks, catalog, options.worker, stop).await;
+    close(&closing, &store).await;
+    probes.close();
+    probes.wait().await;
+    Ok(())
+}
+
+/// Says which models answer.
+fn announce(catalog: &Catalog) {
+    let names: Vec<_> = catalog.models().map(|model| model.name.as_str()).collect();
+    tracing::info!(
+        models = names.join(", "),
+        "answers come from {}",
+        catalog.default_model().upstream
+    );
+}
+
+/// Serves the API until `stop`, and then until its connections have ended.
+fn serve_api(
+    listener: TcpListener,
+    options: api::Options,
+    tasks: Tasks,
+    tail: tail::Tail,
+    catalog: Arc<Catalog>,
+    stop: CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let address = listener.local_addr()?;
+    let limits = options.limits();
+    let state = api::State {
+        tasks: tasks.clone(),
+        catalog,
+        metrics: metrics::install()?,
+        shutdown: stop.clone(),
+        options: Arc::new(options),
+    };
+    Ok(async move {
+        tracing::info!("rill is at http://{address} (the API's documentation at /docs)");
+        let watch = tokio::spawn(crate::tasks::watch_ends(tasks, tail));
+        http::serve(listener, api::endpoint(state), limits, stop).await;
+        watch.abort();
+    })
+}
+
+/// Closes the stores' connections, waiting for them only so long.
+async fn close(closing: &CancellationToken, store: &Store) {
+    closing.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(2), store.close()).await;
+}
+
+async fn simulate(options: simulator::Options, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = listen(options.listen, "--listen").await?;
+    let address = listener.local_addr()?;
+    tracing::warn!(
+        "a simulator is at http://{address}/v1: it invents its answers, for trying out, tests and \
+         benchmarks"
+    );
+    simulator::serve(listener, options.defaults, stop).await;
+    Ok(())
+}
+
+async fn healthcheck(url: &str) -> anyhow::Result<()> {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
+    let answer = client.get(url).send().await.with_context(|| format!("{url} does not answer"))?;
+    let status = answer.status();
+    anyhow::ensure!(status.is_success(), "{url} answers {status}: {}", answer.text().await?);
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! The event ID: cursor, Redis stream ID, SSE `id:` and fencing token in one.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// `<attempt>-<seq>`, for example `2-17`.
+///
+/// It *is* the ID of the entry in the task's Redis stream, *is* the `id:` of
+/// the server-sent event and *is* the fencing token: `XADD` refuses an ID that
+/// is not above the last, so once attempt 2 has written `2-0`, attempt 1 can't
+/// write any more.
+///
+/// `attempt` starts at 1 and is counted by PostgreSQL; `seq` starts at 0 in
+/// each attempt, with a reset, and rises by exactly 1.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct EventId {
+    /// Which attempt wrote the event; the fence.
+    pub attempt: u32,
+    /// The event's place in its attempt, without holes.
+    pub seq: u64,
+}
+
+impl EventId {
+    /// Before every event: a cursor that has seen nothing.
+    pub const START: Self = Self { attempt: 0, seq: 0 };
+
+    /// The event `seq` of attempt `attempt`.
+    pub const fn new(attempt: u32, seq: u64) -> Self {
+        Self { attempt, seq }
+    }
+
+    /// The one that follows in the same attempt.
+    pub const fn next(self) -> Self {
+        Self::new(self.attempt, self.seq + 1)
+    }
+
+    /// The greatest ID below this one, as a cursor to read this one after.
+    pub const fn before(self) -> Self {
+        match self.seq.checked_sub(1) {
+            Some(seq) => Self::new(self.attempt, seq),
+            None if self.attempt == 0 => Self::START,
+            None => Self::new(self.attempt - 1, u64::MAX),
+        }
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.attempt, self.seq)
+    }
+}
+
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not an event ID.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "an event ID is <attempt>-<seq>, two decimal numbers such as 2-17, as received in an event's id"
+)]
+pub struct ParseEventIdError;
+
+impl FromStr for EventId {
+    type Err = ParseEventIdError;
+
+    /// Strict: digits only, no sign, no blanks, both parts there.
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let (attempt, seq) = s.split_once('-').ok_or(ParseEventIdError)?;
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if !digits(attempt) || !digits(seq) {
+            return Err(ParseEventIdError);
+        }
+        Ok(Self {
+            attempt: attempt.parse().map_err(|_| ParseEventIdError)?,
+            seq: seq.parse().map_err(|_| ParseEventIdError)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(attempt: u32, seq: u64) {
+            let id = EventId::new(attempt, seq);
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+
+        #[test]
+        fn any_text_is_parsed_or_refused_without_a_panic(s in "\\PC{0,24}") {
+            let _ = s.parse::<EventId>();
+        }
+
+        #[test]
+        fn a_later_attempt_is_above_every_event_of_an_earlier_one(a in 0u32..1000, s: u64, t: u64) {
+            prop_assert!(EventId::new(a + 1, t) > EventId::new(a, s));
+        }
+
+        #[test]
+        fn reading_after_the_one_before_finds_the_event(a in 1u32.., s: u64) {
+            let id = EventId::new(a, s);
+            prop_assert!(id.before() < id);
+        }
+    }
+
+    #[test]
+    fn malformed_cursors_are_refused() {
+        for bad in
+            ["", "-", "1", "1-", "-1", "+1-2", "1-2-3", " 1-2", "1-2 ", "a-b", "4294967296-0"]
+        {
+            assert_eq!(bad.parse::<EventId>(), Err(ParseEventIdError), "{bad:?}");
+        }
+    }
+}

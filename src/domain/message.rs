@@ -1,0 +1,95 @@
+//! What is said to a model: messages, and the parameters of a request.
+
+use serde::{Deserialize, Serialize};
+
+use super::answer::ToolCall;
+
+/// Who said it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The caller.
+    User,
+    /// The model.
+    Assistant,
+    /// Results of the tools that the model called.
+    Tool,
+}
+
+impl Role {
+    /// As stored and as sent.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
+    }
+}
+
+/// A user's message: plain text, or parts. The JSON is OpenAI's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Content {
+    /// Plain text.
+    Text(String),
+    /// Text and images in order.
+    Parts(Vec<Part>),
+}
+
+/// One part of a user's message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Part {
+    /// Text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// An image.
+    ImageUrl {
+        /// Where it is.
+        image_url: ImageUrl,
+    },
+}
+
+/// Where an image is, and how closely to look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageUrl {
+    /// An `https:` or `data:` URL.
+    pub url: String,
+    /// `auto`, `low` or `high`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// What a tool that the model called has answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolResult {
+    /// Which call it answers.
+    pub tool_call_id: String,
+    /// The result, as text.
+    pub content: String,
+}
+
+/// Parameters of one request, passed on to the model unchanged: OpenAI's
+/// names and JSON (`temperature`, `max_tokens`, `tools`, …).
+pub type Parameters = serde_json::Map<String, serde_json::Value>;
+
+/// One message of the prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// Standing instructions of the conversation.
+    System(String),
+    /// What the caller said.
+    User(Content),
+    /// What the model answered.
+    Assistant {
+        /// Its text.
+        text: String,
+        /// The tools it called.
+        tool_calls: Vec<ToolCall>,
+    },
+    /// What one tool answered.
+    Tool(ToolResult),
+}

@@ -1,0 +1,21 @@
+//! The vocabulary of rill: identifiers, event IDs, events, answers, tasks.
+//!
+//! Nothing in here does I/O or knows a database, a socket or a clock that it
+//! was not handed. Everything else speaks in these types, so the rules that
+//! make streams exact (see [`splice`]) can be tested without a server.
+
+pub mod answer;
+pub mod event;
+pub mod event_id;
+pub mod ids;
+pub mod message;
+pub mod prompt;
+pub mod retry;
+pub mod splice;
+pub mod task;
+
+pub use answer::Answer;
+pub use event::{Event, EventName, Usage};
+pub use event_id::EventId;
+pub use ids::{AccountId, ClaimId, ConversationId, MessageId, TaskId, WorkerId};
+pub use task::TaskStatus;

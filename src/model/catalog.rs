@@ -1,0 +1,390 @@
+//! Which models there are: an allow-list of public names, each leading to a
+//! server ("upstream") and to the model's name there.
+//!
+//! Built once at start from [`Options`], and then fixed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::ChatModel;
+use super::openai::{OpenAi, http_client};
+use crate::config::Secret;
+
+/// OpenAI's own server, used when only a key is given.
+const OPENAI_URL: &str = "https://api.openai.com/v1";
+
+/// The upstream that `OPENAI_BASE_URL` and `OPENAI_API_KEY` describe.
+const OPENAI: &str = "openai";
+
+/// The model at OpenAI's own server when none is named.
+const OPENAI_MODEL: &str = "gpt-4o-mini";
+
+/// The built-in simulator, as upstream and as model.
+const SIMULATOR: &str = "simulator";
+
+/// Characters of a name, at most.
+const LONGEST_NAME: usize = 200;
+
+/// Where answers come from.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// Base URL of an OpenAI-compatible server, the upstream "openai"
+    /// [default with a key: OpenAI's own, api.openai.com]
+    #[arg(long, env = "OPENAI_BASE_URL", value_name = "URL")]
+    pub openai_base_url: Option<String>,
+
+    /// That server's API key; better given in the environment, as arguments
+    /// show up in lists of processes
+    #[arg(long, env = "OPENAI_API_KEY", value_name = "KEY", hide_env_values = true)]
+    pub openai_api_key: Option<Secret>,
+
+    /// A further OpenAI-compatible server; its key, where it needs one, is read
+    /// from RILL_UPSTREAM_NAME_API_KEY (NAME in capitals, what is no letter or digit as _)
+    #[arg(
+        long = "upstream",
+        env = "RILL_UPSTREAMS",
+        value_name = "NAME=URL",
+        value_delimiter = ','
+    )]
+    pub upstreams: Vec<String>,
+
+    /// A model that may be used, by its public name; its upstream may be left
+    /// out when there is one (or "openai"), its name there when it is the same.
+    /// The first one is the default [default at api.openai.com: gpt-4o-mini]
+    #[arg(
+        long = "model",
+        env = "RILL_MODELS",
+        value_name = "NAME[=UPSTREAM[/REMOTE]]",
+        value_delimiter = ','
+    )]
+    pub models: Vec<String>,
+}
+
+/// What is wrong with the [`Options`], and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing says where models are.
+    #[error(
+        "no model is configured: set OPENAI_API_KEY for OpenAI, OPENAI_BASE_URL for another \
+         OpenAI-compatible server, or RILL_UPSTREAMS (NAME=URL,…) for several"
+    )]
+    Nothing,
+    /// A server is known, but none of its models.
+    #[error(
+        "which models may be used? Name them in RILL_MODELS, as {upstream} calls them (its list: \
+         GET {url}/models); for example RILL_MODELS=llama3.2"
+    )]
+    NoModels {
+        /// The upstream.
+        upstream: String,
+        /// Its base URL.
+        url: String,
+    },
+    /// Not `NAME=URL`.
+    #[error("upstream {0:?}: expected NAME=URL, such as local=http://127.0.0.1:11434/v1")]
+    UpstreamForm(String),
+    /// A name with other characters.
+    #[error("{what} {name:?}: {rule}")]
+    Name {
+        /// What is named.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// What names must be.
+        rule: &'static str,
+    },
+    /// Not a base URL.
+    #[error("upstream {upstream:?}: {url:?} is not a base URL: {reason}")]
+    Url {
+        /// The upstream.
+        upstream: String,
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A key that can't be sent.
+    #[error(
+        "the API key of upstream {0:?} has characters that no key has (a space or line break, \
+         perhaps at its end)"
+    )]
+    Key(String),
+    /// Two of one name.
+    #[error("{what} {name:?} is given twice: names must differ{hint}")]
+    Twice {
+        /// What is named.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// Where the other one may come from.
+        hint: &'static str,
+    },
+    /// A model of an upstream that isn't there.
+    #[error("model {model:?} is to come from upstream {upstream:?}, but there are only: {known}")]
+    UnknownUpstream {
+        /// The model.
+        model: String,
+        /// Its upstream.
+        upstream: String,
+        /// The upstreams that there are.
+        known: String,
+    },
+    /// Several upstreams, and the model doesn't say which.
+    #[error("model {model:?}: which upstream is it from? Write {model}=UPSTREAM, one of: {known}")]
+    WhichUpstream {
+        /// The model.
+        model: String,
+        /// The upstreams that there are.
+        known: String,
+    },
+    /// TLS can't be set up.
+    #[error("the HTTP client can't be set up: {0}")]
+    Http(#[from] reqwest::Error),
+}
+
+/// A model that may be used.
+#[derive(Clone)]
+pub struct Model {
+    /// Its public name.
+    pub name: String,
+    /// The name of its upstream.
+    pub upstream: String,
+    /// Its name there, for [`super::ChatRequest::model`].
+    pub remote: String,
+    /// What answers.
+    pub chat: Arc<dyn ChatModel>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}/{})", self.name, self.upstream, self.remote)
+    }
+}
+
+/// The models that may be used; at least one.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    default: Model,
+    others: Vec<Model>,
+}
+
+impl Catalog {
+    /// `default`, and `others` by other names.
+    pub fn new(default: Model, others: Vec<Model>) -> Self {
+        Self { default, others }
+    }
+
+    /// The built-in simulator at `url` (its address, as `http://host:port`).
+    ///
+    /// # Errors
+    /// When the URL isn't one, or the HTTP client can't be set up.
+    pub fn simulator(url: &str) -> Result<Self, Error> {
+        let url = base_url(SIMULATOR, &format!("{}/v1", url.trim_end_matches('/')))?;
+        // It is on this machine: no proxy reaches it.
+        let chat = Arc::new(OpenAi::new(http_client(false)?, &url, None));
+        let (name, upstream, remote) = (SIMULATOR.into(), SIMULATOR.into(), SIMULATOR.into());
+        Ok(Self::new(Model { name, upstream, remote, chat }, Vec::new()))
+    }
+
+    /// The model for requests that name none.
+    pub fn default_model(&self) -> &Model {
+        &self.default
+    }
+
+    /// The model of that public name.
+    pub fn get(&self, name: &str) -> Option<&Model> {
+        self.models().find(|model| model.name == name)
+    }
+
+    /// All models, the default first.
+    pub fn models(&self) -> impl Iterator<Item = &Model> {
+        std::iter::once(&self.default).chain(&self.others)
+    }
+}
+
+impl Options {
+    /// Nothing says where models are. (What is set but empty counts as unset:
+    /// compose files write `${OPENAI_API_KEY:-}`.)
+    pub fn name_no_upstream(&self) -> bool {
+        self.base_url().is_none() && self.key().is_none() && given(&self.upstreams).next().is_none()
+    }
+
+    /// The models that the options describe, with keys from the environment.
+    ///
+    /// # Errors
+    /// When they describe none, or contradict themselves; says what to do.
+    pub fn catalog(&self) -> Result<Catalog, Error> {
+        self.catalog_with(|variable| std::env::var(variable).ok())
+    }
+
+    fn catalog_with(&self, environment: impl Fn(&str) -> Option<String>) -> Result<Catalog, Error> {
+        let upstreams = self.upstreams(environment)?;
+        let Some(preferred) = upstreams.get(OPENAI).or_else(|| upstreams.values().next()) else {
+            return Err(Error::Nothing);
+        };
+        let specs: Vec<&str> = match given(&self.models).collect::<Vec<_>>() {
+            specs if !specs.is_empty() => specs,
+            _ if upstreams.len() == 1 && preferred.url == OPENAI_URL => vec![OPENAI_MODEL],
+            _ => {
+                let Upstream { name, url, .. } = preferred;
+                return Err(Error::NoModels { upstream: name.clone(), url: url.clone() });
+            }
+        };
+        let mut models: Vec<Model> = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let model = model(spec, &upstreams)?;
+            if models.iter().any(|other| other.name == model.name) {
+                return Err(Error::Twice { what: "model", name: model.name, hint: "" });
+            }
+            models.push(model);
+        }
+        // There is at least one spec.
+        let others = models.split_off(1);
+        models.pop().map(|default| Catalog::new(default, others)).ok_or(Error::Nothing)
+    }
+
+    fn upstreams(
+        &self,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<BTreeMap<String, Upstream>, Error> {
+        let http = http_client(true)?;
+        let mut upstreams = BTreeMap::new();
+        if self.base_url().is_some() || self.key().is_some() {
+            let url = self.base_url().unwrap_or(OPENAI_URL);
+            let upstream = Upstream::new(&http, OPENAI, url, self.key().cloned())?;
+            upstreams.insert(OPENAI.to_owned(), upstream);
+        }
+        for spec in given(&self.upstreams) {
+            let form = || Error::UpstreamForm(spec.to_owned());
+            let (name, url) = spec.split_once('=').ok_or_else(form)?;
+            let (name, url) = (name.trim(), url.trim());
+            if name.is_empty()
+                || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+            {
+                let rule = "names of upstreams have letters, digits, '-', '_' and '.' only";
+                return Err(Error::Name { what: "upstream", name: name.into(), rule });
+            }
+            let key = environment(&key_variable(name)).filter(|key| !key.is_empty());
+            let upstream = Upstream::new(&http, name, url, key.as_deref().map(Secret::from))?;
+            if upstreams.insert(name.to_owned(), upstream).is_some() {
+                let hint = " (\"openai\" is OPENAI_BASE_URL's)";
+                let hint = if name == OPENAI { hint } else { "" };
+                return Err(Error::Twice { what: "upstream", name: name.into(), hint });
+            }
+        }
+        Ok(upstreams)
+    }
+
+    fn base_url(&self) -> Option<&str> {
+        self.openai_base_url.as_deref().map(str::trim).filter(|url| !url.is_empty())
+    }
+
+    fn key(&self) -> Option<&Secret> {
+        self.openai_api_key.as_ref().filter(|key| !key.expose().is_empty())
+    }
+}
+
+/// A server.
+struct Upstream {
+    name: String,
+    url: String,
+    chat: Arc<dyn ChatModel>,
+}
+
+impl Upstream {
+    fn new(
+        http: &reqwest::Client,
+        name: &str,
+        url: &str,
+        key: Option<Secret>,
+    ) -> Result<Self, Error> {
+        let url = base_url(name, url)?;
+        if key.as_ref().is_some_and(|key| !key.expose().bytes().all(|b| b.is_ascii_graphic())) {
+            return Err(Error::Key(name.to_owned()));
+        }
+        let chat = Arc::new(OpenAi::new(http.clone(), &url, key));
+        Ok(Self { name: name.to_owned(), url, chat })
+    }
+}
+
+/// `NAME[=UPSTREAM[/REMOTE]]`; both names may have slashes of their own.
+fn model(spec: &str, upstreams: &BTreeMap<String, Upstream>) -> Result<Model, Error> {
+    let (name, place) = match spec.split_once('=') {
+        Some((name, place)) => (name.trim(), Some(place.trim())),
+        None => (spec, None),
+    };
+    let (upstream, remote) = match place.map(|place| place.split_once('/').unwrap_or((place, ""))) {
+        Some((upstream, remote)) => (Some(upstream), remote),
+        None => (None, ""),
+    };
+    let remote = if remote.is_empty() { name } else { remote };
+    for name in [name, remote] {
+        if name.is_empty()
+            || name.len() > LONGEST_NAME
+            || name.contains(|c: char| c.is_control() || c.is_whitespace())
+        {
+            let rule = "names of models have 1 to 200 bytes, without spaces";
+            return Err(Error::Name { what: "model", name: name.into(), rule });
+        }
+    }
+    let known = || upstreams.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let upstream = match upstream {
+        Some(upstream) => upstreams.get(upstream).ok_or_else(|| Error::UnknownUpstream {
+            model: name.into(),
+            upstream: upstream.into(),
+            known: known(),
+        })?,
+        None => upstreams
+            .get(OPENAI)
+            .or_else(|| upstreams.values().next().filter(|_| upstreams.len() == 1))
+            .ok_or_else(|| Error::WhichUpstream { model: name.into(), known: known() })?,
+    };
+    Ok(Model {
+        name: name.to_owned(),
+        upstream: upstream.name.clone(),
+        remote: remote.to_owned(),
+        chat: upstream.chat.clone(),
+    })
+}
+
+/// Options that aren't empty.
+fn given(specs: &[String]) -> impl Iterator<Item = &str> {
+    specs.iter().map(|spec| spec.trim()).filter(|spec| !spec.is_empty())
+}
+
+fn key_variable(upstream: &str) -> String {
+    let name: String = upstream
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+        .collect();
+    format!("RILL_UPSTREAM_{name}_API_KEY")
+}
+
+/// `url` without a slash at its end, if requests can be built upon it.
+fn base_url(upstream: &str, url: &str) -> Result<String, Error> {
+    let wrong = |reason: &str| Error::Url {
+        upstream: upstream.to_owned(),
+        // What is before an @ may be a password.
+        url: url.rsplit_once('@').map_or(url.to_owned(), |(_, rest)| format!("…@{rest}")),
+        reason: reason.to_owned(),
+    };
+    let parsed = reqwest::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
+    if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() {
+        return Err(wrong("it must begin with http:// or https://"));
+    }
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        return Err(wrong("a key belongs into the API key's variable"));
+    }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(wrong("it can't have a query (?…) or fragment (#…)"));
+    }
+    if parsed.path().trim_end_matches('/').ends_with("/chat/completions") {
+        return Err(wrong("leave /chat/completions away, it is appended"));
+    }
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests;

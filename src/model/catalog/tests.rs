@@ -1,0 +1,120 @@
+use super::*;
+use crate::model::testing::install_crypto;
+
+fn options(base_url: &str, key: &str, upstreams: &[&str], models: &[&str]) -> Options {
+    let owned = |values: &[&str]| values.iter().map(|&value| value.to_owned()).collect();
+    Options {
+        openai_base_url: Some(base_url.to_owned()),
+        openai_api_key: Some(Secret::from(key)),
+        upstreams: owned(upstreams),
+        models: owned(models),
+    }
+}
+
+fn catalog(
+    base_url: &str,
+    key: &str,
+    upstreams: &[&str],
+    models: &[&str],
+) -> Result<Catalog, Error> {
+    install_crypto();
+    options(base_url, key, upstreams, models).catalog_with(|_| None)
+}
+
+fn described(catalog: &Catalog) -> Vec<String> {
+    catalog.models().map(|model| format!("{model:?}")).collect()
+}
+
+fn complaint(result: Result<Catalog, Error>) -> String {
+    result.expect_err("an error").to_string()
+}
+
+const LOCAL: &str = "http://127.0.0.1:11434/v1/";
+
+#[test]
+fn a_key_alone_is_enough() {
+    let catalog = catalog("", "sk-x", &[], &[]).expect("a catalog");
+    assert_eq!(described(&catalog), ["gpt-4o-mini (openai/gpt-4o-mini)"]);
+    assert_eq!(catalog.default_model().name, "gpt-4o-mini");
+}
+
+#[test]
+fn nothing_at_all_is_told_apart() {
+    assert!(options("", "", &["", " "], &[]).name_no_upstream());
+    assert!(!options("", "", &["a=b"], &[]).name_no_upstream());
+    assert!(complaint(catalog("", "", &[], &["m"])).contains("OPENAI_API_KEY"));
+}
+
+#[test]
+fn another_server_s_models_must_be_named() {
+    let complaint = complaint(catalog(LOCAL, "", &[], &[]));
+    assert!(complaint.contains("RILL_MODELS") && complaint.contains("11434/v1/models"));
+    let catalog = catalog(LOCAL, "", &[], &["llama3.2", ""]).expect("a catalog");
+    assert_eq!(described(&catalog), ["llama3.2 (openai/llama3.2)"]);
+}
+
+#[test]
+fn models_find_their_upstreams() {
+    let upstreams = ["local=http://localhost:1/v1", "big=https://example.org/api"];
+    let models = ["fast=local", "meta/llama=big/meta-llama/Llama-3:free", "gpt=openai/gpt-5", "o"];
+    let catalog = catalog("", "sk-x", &upstreams, &models).expect("a catalog");
+    assert_eq!(
+        described(&catalog),
+        [
+            "fast (local/fast)",
+            "meta/llama (big/meta-llama/Llama-3:free)",
+            "gpt (openai/gpt-5)",
+            "o (openai/o)",
+        ]
+    );
+    assert_eq!(catalog.get("gpt").map(|model| model.remote.as_str()), Some("gpt-5"));
+    assert!(catalog.get("gpt-5").is_none());
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    for (upstreams, models, expected) in [
+        (&["local"][..], &["m"][..], "expected NAME=URL"),
+        (&["lo cal=http://x"], &["m"], "letters, digits"),
+        (&["a=ftp://x"], &["m"], "http:// or https://"),
+        (&["a=http://u:secret@x/v1"], &["m"], "API key's variable"),
+        (&["a=http://x/v1?k=1"], &["m"], "query"),
+        (&["a=http://x/v1/chat/completions"], &["m"], "appended"),
+        (&["a=nonsense"], &["m"], "not a base URL"),
+        (&["a=http://x", "a=http://y"], &["m"], "given twice"),
+        (&["a=http://x", "b=http://y"], &["m"], "Write m=UPSTREAM, one of: a, b"),
+        (&["a=http://x"], &["m=c"], "only: a"),
+        (&["a=http://x"], &["m", "m=a/n"], "given twice"),
+        (&["a=http://x"], &["m m"], "without spaces"),
+        (&["a=http://x"], &[], "RILL_MODELS"),
+    ] {
+        let complaint = complaint(catalog("", "", upstreams, models));
+        assert!(complaint.contains(expected), "{complaint}");
+        assert!(!complaint.contains("secret"), "{complaint}");
+    }
+    let complaint = complaint(catalog("", "sk-x\n", &[], &[]));
+    assert!(complaint.contains("line break") && !complaint.contains("sk-x"));
+    assert!(self::complaint(catalog(LOCAL, "", &["openai=http://x"], &["m"])).contains("BASE_URL"));
+}
+
+#[test]
+fn keys_come_from_the_environment_and_are_never_printed() {
+    install_crypto();
+    assert_eq!(key_variable("my-host.2"), "RILL_UPSTREAM_MY_HOST_2_API_KEY");
+    let options = options("", "sk-secret", &["a-b=http://x"], &["m=a-b"]);
+    let asked = std::cell::RefCell::new(Vec::new());
+    let catalog = options.catalog_with(|variable| {
+        asked.borrow_mut().push(variable.to_owned());
+        Some("key with spaces".to_owned())
+    });
+    assert_eq!(asked.into_inner(), ["RILL_UPSTREAM_A_B_API_KEY"]);
+    assert!(!complaint(catalog).contains("key with spaces"));
+    assert!(!format!("{options:?}").contains("sk-secret"));
+}
+
+#[test]
+fn the_simulator_is_a_catalog_of_its_own() {
+    install_crypto();
+    let catalog = Catalog::simulator("http://127.0.0.1:8090").expect("a catalog");
+    assert_eq!(described(&catalog), ["simulator (simulator/simulator)"]);
+}

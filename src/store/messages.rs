@@ -1,0 +1,304 @@
+//! Messages: what was said, and what of it a model is told.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+use sqlx::types::Json;
+use time::OffsetDateTime;
+
+use super::tasks::TaskError;
+use super::{Error, Result, Store, bounded};
+use crate::domain::answer::ToolCall;
+use crate::domain::message::{Role, ToolResult, Turn};
+use crate::domain::{AccountId, ConversationId, MessageId, TaskId, TaskStatus};
+
+/// Messages of a conversation that a prompt goes back at most. Models refuse
+/// prompts long before; this bounds our own memory.
+const PROMPT_MESSAGES: i64 = 2_000;
+
+/// A message to be stored: what a user said, or what tools answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewPrompt {
+    /// Its ID.
+    pub id: MessageId,
+    /// `user` or `tool`.
+    pub role: Role,
+    /// A [`Content`](crate::domain::message::Content), or the
+    /// [`ToolResult`]s, as JSON.
+    pub content: Value,
+}
+
+/// A message as shown to its owner.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredMessage {
+    /// Which.
+    pub id: MessageId,
+    /// The message before it.
+    pub parent: Option<MessageId>,
+    /// Its place in the conversation.
+    pub position: i64,
+    /// Who said it.
+    pub role: Role,
+    /// What a user said, or the results of tools, as JSON.
+    pub content: Option<Value>,
+    /// What the model answered; nothing until its task has ended.
+    pub answer: Option<String>,
+    /// The model's reasoning, where it shows it.
+    pub reasoning: Option<String>,
+    /// The tools that the model called.
+    pub tool_calls: Vec<ToolCall>,
+    /// Why the model stopped.
+    pub finish_reason: Option<String>,
+    /// When it was stored.
+    pub created_at: OffsetDateTime,
+    /// The task that answers; assistants' messages have one.
+    pub task: Option<MessageTask>,
+}
+
+/// The state of the task that fills a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageTask {
+    /// Which task.
+    pub id: TaskId,
+    /// Where it is in its life.
+    pub status: TaskStatus,
+    /// Its newest attempt.
+    pub attempt: u32,
+    /// Why it failed.
+    pub error: Option<TaskError>,
+}
+
+impl Store {
+    /// A conversation's messages after a position, oldest first; `None` when
+    /// there is no such conversation.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away.
+    pub async fn messages(
+        &self,
+        account: AccountId,
+        conversation: ConversationId,
+        after: Option<i64>,
+        limit: i64,
+    ) -> Result<Option<Vec<StoredMessage>>> {
+        bounded("messages", async {
+            // The conversation is the left side: it answers with one empty row
+            // where it has no messages, and with none where it isn't there.
+            let rows = sqlx::query_as!(
+                MessageRow,
+                r#"
+                SELECT m.id AS "id?", m.parent_id, m.position AS "position?", m.role AS "role?",
+                       m.content, m.answer, m.reasoning,
+                       m.tool_calls AS "tool_calls: Json<Vec<ToolCall>>",
+                       m.finish_reason, m.created_at AS "created_at?",
+                       t.id AS "task_id?", t.status AS "status?", t.attempt AS "attempt?",
+                       t.error_code, t.error_message
+                FROM conversations c
+                LEFT JOIN LATERAL (
+                    SELECT * FROM messages
+                    WHERE conversation_id = c.id AND position > $3
+                    ORDER BY position
+                    LIMIT $4
+                ) m ON true
+                LEFT JOIN tasks t ON t.message_id = m.id
+                WHERE c.id = $2 AND c.account_id = $1 AND c.deleted_at IS NULL
+                ORDER BY m.position
+                "#,
+                account.0,
+                conversation.0,
+                after.unwrap_or(-1),
+                limit,
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            if rows.is_empty() {
+                return Ok(None);
+            }
+            rows.into_iter().filter_map(MessageRow::message).collect::<Result<_>>().map(Some)
+        })
+        .await
+    }
+
+    /// What the model is told before it answers with message `before`: the
+    /// instructions, then the newest messages, oldest first. Of answers, what
+    /// was said is told, and the tool calls of those that are complete; answers
+    /// that say nothing (yet) are left out.
+    ///
+    /// Calls and results don't have to match: [`crate::domain::prompt::tidy`]
+    /// sees to that.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away.
+    pub async fn turns(
+        &self,
+        conversation: ConversationId,
+        before: MessageId,
+    ) -> Result<Vec<Turn>> {
+        bounded("turns", async {
+            let rows = sqlx::query!(
+                r#"
+                SELECT 'system' AS "role!", NULL::jsonb AS content, c.instructions AS said,
+                       NULL::jsonb AS "tool_calls: Json<Vec<ToolCall>>", -1::bigint AS "position!"
+                FROM conversations c
+                WHERE c.id = $1 AND c.instructions <> ''
+                UNION ALL (
+                    SELECT m.role, m.content, m.answer,
+                           CASE t.status WHEN 'done' THEN m.tool_calls END, m.position
+                    FROM messages m
+                    LEFT JOIN tasks t ON t.message_id = m.id
+                    WHERE m.conversation_id = $1
+                      AND m.position < (
+                          SELECT position FROM messages WHERE id = $2 AND conversation_id = $1)
+                    ORDER BY m.position DESC
+                    LIMIT $3
+                )
+                ORDER BY 5
+                "#,
+                conversation.0,
+                before.0,
+                PROMPT_MESSAGES,
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            let mut turns = Vec::with_capacity(rows.len());
+            for row in rows {
+                let calls = row.tool_calls.map(|calls| calls.0).unwrap_or_default();
+                let said = row.said.unwrap_or_default();
+                match (row.role.as_str(), row.content) {
+                    ("system", _) => turns.push(Turn::System(said)),
+                    ("user", Some(content)) => turns.push(Turn::User(read(content)?)),
+                    ("tool", Some(results)) => {
+                        turns.extend(read::<Vec<ToolResult>>(results)?.into_iter().map(Turn::Tool));
+                    }
+                    ("assistant", _) if said.is_empty() && calls.is_empty() => {}
+                    ("assistant", _) => {
+                        turns.push(Turn::Assistant { text: said, tool_calls: calls });
+                    }
+                    (role, _) => return Err(Error::Corrupt(format!("a message of role {role:?}"))),
+                }
+            }
+            Ok(turns)
+        })
+        .await
+    }
+
+    /// The IDs of the tools that the conversation's last answer called: those
+    /// that can be answered now. With the key of a request that was accepted
+    /// before, those that could be answered then, so that its repeat is judged
+    /// like the first. `None` when there is no such conversation.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away.
+    pub async fn last_tool_calls(
+        &self,
+        account: AccountId,
+        conversation: ConversationId,
+        idempotency_key: Option<&str>,
+    ) -> Result<Option<HashSet<String>>> {
+        bounded("last_tool_calls", async {
+            let calls = sqlx::query_scalar!(
+                r#"
+                SELECT last.calls AS "calls: Json<Vec<ToolCall>>"
+                FROM conversations c
+                LEFT JOIN LATERAL (
+                    SELECT CASE t.status WHEN 'done' THEN m.tool_calls END AS calls
+                    FROM messages m JOIN tasks t ON t.message_id = m.id
+                    WHERE m.conversation_id = c.id
+                      AND m.position < coalesce((
+                          SELECT place.position
+                          FROM tasks before JOIN messages place ON place.id = before.message_id
+                          WHERE before.account_id = $1 AND before.idempotency_key = $3
+                            AND before.conversation_id = c.id
+                      ), 9223372036854775807)
+                    ORDER BY m.position DESC
+                    LIMIT 1
+                ) last ON true
+                WHERE c.id = $2 AND c.account_id = $1 AND c.deleted_at IS NULL
+                "#,
+                account.0,
+                conversation.0,
+                idempotency_key,
+            )
+            .fetch_optional(&self.pool)
+            .await?;
+            Ok(calls.map(|calls| {
+                calls.into_iter().flat_map(|calls| calls.0).filter_map(|call| call.id).collect()
+            }))
+        })
+        .await
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value).map_err(|error| Error::Corrupt(error.to_string()))
+}
+
+struct MessageRow {
+    id: Option<uuid::Uuid>,
+    parent_id: Option<uuid::Uuid>,
+    position: Option<i64>,
+    role: Option<String>,
+    content: Option<Value>,
+    answer: Option<String>,
+    reasoning: Option<String>,
+    tool_calls: Option<Json<Vec<ToolCall>>>,
+    finish_reason: Option<String>,
+    created_at: Option<OffsetDateTime>,
+    task_id: Option<uuid::Uuid>,
+    status: Option<String>,
+    attempt: Option<i64>,
+    error_code: Option<String>,
+    error_message: Option<String>,
+}
+
+impl MessageRow {
+    /// The message; `None` for the row of a conversation without any.
+    fn message(self) -> Option<Result<StoredMessage>> {
+        let (id, position) = (self.id?, self.position?);
+        let (role, created_at) = (self.role?, self.created_at?);
+        let task = match (self.task_id, self.status, self.attempt) {
+            (Some(id), Some(status), Some(attempt)) => Some((id, status, attempt)),
+            _ => None,
+        };
+        let error = self
+            .error_code
+            .map(|code| TaskError { code, message: self.error_message.unwrap_or_default() });
+        Some((|| {
+            Ok(StoredMessage {
+                id: MessageId(id),
+                parent: self.parent_id.map(MessageId),
+                position,
+                role: parse_role(&role)?,
+                content: self.content,
+                answer: self.answer,
+                reasoning: self.reasoning,
+                tool_calls: self.tool_calls.map(|calls| calls.0).unwrap_or_default(),
+                finish_reason: self.finish_reason,
+                created_at,
+                task: task
+                    .map(|(id, status, attempt)| {
+                        Ok::<_, Error>(MessageTask {
+                            id: TaskId(id),
+                            status: status.parse().map_err(corrupt)?,
+                            attempt: u32::try_from(attempt).map_err(corrupt)?,
+                            error,
+                        })
+                    })
+                    .transpose()?,
+            })
+        })())
+    }
+}
+
+fn parse_role(role: &str) -> Result<Role> {
+    match role {
+        "user" => Ok(Role::User),
+        "assistant" => Ok(Role::Assistant),
+        "tool" => Ok(Role::Tool),
+        other => Err(Error::Corrupt(format!("a message of role {other:?}"))),
+    }
+}
+
+fn corrupt(error: impl std::fmt::Display) -> Error {
+    Error::Corrupt(error.to_string())
+}

@@ -1,0 +1,190 @@
+//! PostgreSQL: the authority on what was accepted, who runs it, how it ended.
+//!
+//! The only module that knows `sqlx`. One file an aggregate; each function is
+//! one statement, so it happens whole or not at all and needs no transaction
+//! around it. When the connection breaks under a statement its outcome is
+//! unknown: callers repeat it, and each statement is written so that they can.
+//! Every clock reading is PostgreSQL's own `now()`.
+
+mod conversations;
+mod messages;
+mod tasks;
+mod workers;
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, types::PgInterval};
+
+pub use conversations::{Conversation, ConversationChange};
+pub use messages::{MessageTask, NewPrompt, StoredMessage};
+pub use tasks::{
+    Accepted, Begin, Begun, EndOutcome, Ending, Final, NewTask, Orphan, RetryOutcome, StreamEnd,
+    StreamHead, Task, TaskError,
+};
+pub use workers::Beat;
+
+static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// Where PostgreSQL is.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "PostgreSQL")]
+#[group(skip)]
+pub struct Options {
+    /// Where PostgreSQL is: postgres://user:password@host:port/database
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "postgres://rill:rill@127.0.0.1:5432/rill"
+    )]
+    pub database_url: crate::config::Secret,
+    /// Connections that this process opens at most
+    #[arg(long, env = "RILL_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub database_connections: u32,
+}
+
+/// Why a statement did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// PostgreSQL can't be reached, or broke off: the outcome is unknown.
+    /// Repeating helps when it is back.
+    #[error("PostgreSQL is not available: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// PostgreSQL did not answer in time: the outcome is unknown.
+    #[error("PostgreSQL did not answer within {0:?}")]
+    Timeout(Duration),
+    /// PostgreSQL refused the statement: a defect, or a schema that doesn't fit.
+    #[error("PostgreSQL refused a statement: {0}")]
+    Refused(#[source] sqlx::Error),
+    /// A stored value is not what it should be.
+    #[error("a stored value is corrupt: {0}")]
+    Corrupt(String),
+    /// The schema could not be brought up to date.
+    #[error("the migrations failed: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+impl Error {
+    /// Repeating the call later may help.
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Timeout(_))
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
+            sqlx::Error::Database(database) => match database.code().as_deref() {
+                // 08 connection exception, 53 insufficient resources, 57 operator
+                // intervention (shutdown, starting up, cancelled), 40 rollback.
+                // https://www.postgresql.org/docs/current/errcodes-appendix.html
+                Some(code) if ["08", "53", "57", "40"].contains(&&code[..2]) => {
+                    Self::Unavailable(error)
+                }
+                _ => Self::Refused(error),
+            },
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
+                Self::Corrupt(error.to_string())
+            }
+            _ => Self::Refused(error),
+        }
+    }
+}
+
+/// What every statement answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// How long a statement may take, connecting included.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+/// How long to wait for a connection of the pool.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(3);
+/// A pooled connection that was idle for longer is tried before it is used.
+const TRUST_IDLE: Duration = Duration::from_secs(5);
+
+/// The connection to PostgreSQL; clones share one pool.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+}
+
+impl Store {
+    /// A pool that connects when it is first used, so that a process starts
+    /// while PostgreSQL is still away.
+    ///
+    /// # Errors
+    /// When the URL can't be read.
+    pub fn new(options: &Options) -> Result<Self> {
+        let connect: PgConnectOptions = options.database_url.expose().parse()?;
+        let limit = STATEMENT_LIMIT.as_millis().to_string();
+        let connect = connect
+            .application_name("rill")
+            // A commit that answered must survive a crash, whatever the
+            // server's default is (promise 1).
+            .options([("statement_timeout", limit.as_str()), ("synchronous_commit", "on")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.database_connections)
+            .acquire_timeout(ACQUIRE_LIMIT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    if meta.idle_for > TRUST_IDLE {
+                        sqlx::Connection::ping(connection).await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_lazy_with(connect);
+        Ok(Self { pool })
+    }
+
+    /// Brings the schema up to date. Safe to run from many processes at once.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away, or the schema is of another rill.
+    pub async fn migrate(&self) -> Result<()> {
+        MIGRATOR.run(&self.pool).await?;
+        Ok(())
+    }
+
+    /// PostgreSQL answers.
+    ///
+    /// # Errors
+    /// When it doesn't.
+    pub async fn ping(&self) -> Result<()> {
+        bounded("ping", async {
+            sqlx::query("SELECT 1").execute(&self.pool).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Counts the statement under its name and bounds how long it may take.
+async fn bounded<T>(name: &'static str, statement: impl Future<Output = Result<T>>) -> Result<T> {
+    crate::metrics::store_statement(name);
+    match tokio::time::timeout(STATEMENT_LIMIT, statement).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Timeout(STATEMENT_LIMIT)),
+    }
+}
+
+fn interval(duration: Duration) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
+    }
+}

@@ -1,0 +1,111 @@
+//! Workers: their heartbeats, which are what makes a task theirs.
+
+use std::time::Duration;
+
+use super::{Result, Store, bounded, interval};
+use crate::domain::{TaskId, WorkerId};
+
+/// What a heartbeat says about one of the worker's tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beat {
+    /// Which task.
+    pub task: TaskId,
+    /// Another attempt has begun: stop, and write nothing more.
+    pub lost: bool,
+    /// The caller wants it stopped.
+    pub cancelled: bool,
+}
+
+impl Store {
+    /// Renews the worker's lease on all its tasks and tells which of them
+    /// (given with their attempts) changed under it.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away. That is no reason to stop: not being able to
+    /// renew is not losing.
+    pub async fn heartbeat(
+        &self,
+        worker: WorkerId,
+        lease: Duration,
+        tasks: &[(TaskId, u32)],
+    ) -> Result<Vec<Beat>> {
+        let ids: Vec<_> = tasks.iter().map(|(task, _)| task.0).collect();
+        let attempts: Vec<_> = tasks.iter().map(|(_, attempt)| i64::from(*attempt)).collect();
+        bounded("heartbeat", async {
+            let rows = sqlx::query!(
+                r#"
+                WITH me AS (
+                    INSERT INTO workers AS w (id) VALUES ($1)
+                    ON CONFLICT (id) DO UPDATE
+                    SET heartbeat_at = now(),
+                        steady_since = CASE WHEN w.heartbeat_at < now() - $2::interval
+                                            THEN now() ELSE w.steady_since END
+                )
+                SELECT mine.id AS "id!",
+                       t.id IS NULL OR t.attempt <> mine.attempt AS "lost!",
+                       coalesce(t.cancel_requested_at IS NOT NULL, false) AS "cancelled!"
+                FROM unnest($3::uuid[], $4::bigint[]) AS mine (id, attempt)
+                LEFT JOIN tasks t ON t.id = mine.id
+                WHERE t.id IS NULL OR t.attempt <> mine.attempt OR t.cancel_requested_at IS NOT NULL
+                "#,
+                worker.0,
+                interval(lease),
+                &ids,
+                &attempts,
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            Ok(rows
+                .into_iter()
+                .map(|row| Beat { task: TaskId(row.id), lost: row.lost, cancelled: row.cancelled })
+                .collect())
+        })
+        .await
+    }
+
+    /// The worker has nothing any more and stops.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away; the row is removed later, by [`Store::tidy`].
+    pub async fn worker_stopped(&self, worker: WorkerId) -> Result<()> {
+        bounded("worker_stopped", async {
+            sqlx::query!("DELETE FROM workers WHERE id = $1", worker.0).execute(&self.pool).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes what nobody needs: workers dead for an hour, and deleted
+    /// conversations whose tasks have ended for longer than `keep`.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away.
+    pub async fn tidy(&self, keep: Duration) -> Result<()> {
+        bounded("tidy", async {
+            sqlx::query!(
+                r#"
+                WITH dead AS (
+                    DELETE FROM workers w
+                    WHERE w.heartbeat_at < now() - interval '1 hour'
+                      AND NOT EXISTS (
+                          SELECT FROM tasks t WHERE t.worker_id = w.id AND t.status = 'running')
+                )
+                DELETE FROM conversations c
+                WHERE c.id IN (
+                    SELECT d.id FROM conversations d
+                    WHERE d.deleted_at < now() - $1::interval
+                      AND NOT EXISTS (
+                          SELECT FROM tasks t
+                          WHERE t.conversation_id = d.id AND t.status IN ('queued', 'running'))
+                    LIMIT 100
+                )
+                "#,
+                interval(keep),
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+}

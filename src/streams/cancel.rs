@@ -1,0 +1,56 @@
+//! Hints that a task should stop. PostgreSQL holds the request; a hint that is
+//! lost costs a heartbeat's time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{PushInfo, PushKind, Value, cmd};
+
+use super::link::Link;
+use super::{Result, Streams, answered};
+use crate::domain::TaskId;
+use crate::log_limit::LogLimit;
+
+impl Streams {
+    /// Tells all workers that the task should stop.
+    ///
+    /// # Errors
+    /// When Redis is away.
+    pub async fn hint_cancel(&self, task: TaskId) -> Result<()> {
+        let mut connected = self.inner.link.get(Duration::from_millis(500)).await?;
+        let hint = cmd("PUBLISH").arg(self.keys().cancel()).arg(task.to_string()).clone();
+        answered(connected.send(&hint).await?)?;
+        Ok(())
+    }
+
+    /// Calls `on_cancel` for each hint, until the streams are stopped. It runs
+    /// on the connection's task and must be quick.
+    pub fn on_cancel(&self, on_cancel: impl Fn(TaskId) + Send + Sync + 'static) {
+        static REFUSED: LogLimit = LogLimit::new();
+        let on_push = Arc::new(move |push: &PushInfo| {
+            if push.kind != PushKind::Message {
+                return;
+            }
+            if let Some(Value::BulkString(payload)) = push.data.get(1)
+                && let Ok(text) = std::str::from_utf8(payload)
+                && let Ok(task) = text.parse()
+            {
+                on_cancel(task);
+            }
+        });
+        let link = Link::start(self.inner.client.clone(), Some(on_push), self.inner.stop.clone());
+        let channel = self.keys().cancel();
+        tokio::spawn(async move {
+            let mut generation = 0;
+            while let Ok(newer) = link.reconnected(generation).await {
+                generation = newer;
+                let Ok(mut connected) = link.get(Duration::ZERO).await else { continue };
+                if let Err(error) = connected.subscribe(std::slice::from_ref(&channel)).await
+                    && let Some(skipped) = REFUSED.pass()
+                {
+                    tracing::warn!(%error, skipped, "no cancel hints; stopping a task takes a heartbeat");
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,195 @@
+//! One multiplexed connection to Redis, made again whenever it breaks.
+//!
+//! Each connection has a number. A writer that finds its number changed knows
+//! that Redis may have restarted or failed over since its last append, and may
+//! have forgotten acknowledged entries; that is why this is not redis-rs' own
+//! `ConnectionManager`, which reconnects without telling which connection
+//! served a command. A connection that stops answering without closing is
+//! replaced too.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection, SendError};
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, Value};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Result};
+use crate::domain::retry::Backoff;
+use crate::log_limit::LogLimit;
+
+/// How long Redis may take to answer a command that doesn't block.
+pub(super) const RESPONSE_LIMIT: Duration = Duration::from_secs(3);
+/// How long connecting may take.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// Commands in a row without an answer, after which a connection is given up.
+const SILENT_COMMANDS: u32 = 2;
+/// Commands that may wait for their turn to be written.
+const QUEUE: usize = 1024;
+
+/// Receives pushes (RESP3) on the connection's own task: must be quick.
+pub(super) type OnPush = Arc<dyn Fn(&PushInfo) + Send + Sync>;
+
+/// A connection, and which one it is.
+#[derive(Clone)]
+pub(super) struct Connected {
+    pub(super) connection: MultiplexedConnection,
+    /// Rises with every connection of the link.
+    pub(super) generation: u64,
+    silent: Arc<AtomicU32>,
+    broken: Arc<Notify>,
+}
+
+impl Connected {
+    /// Sends one command.
+    pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value> {
+        let answer = self.connection.req_packed_command(command).await;
+        self.judge(answer)
+    }
+
+    /// Sends commands together, one round trip. Each has its own answer, which
+    /// may be a `Value::ServerError`.
+    pub(super) async fn send_all(
+        &mut self,
+        commands: &Pipeline,
+        count: usize,
+    ) -> Result<Vec<Value>> {
+        let answer = self.connection.req_packed_commands(commands, 0, count).await;
+        self.judge(answer)
+    }
+
+    /// Subscribes to channels; what arrives goes to the link's [`OnPush`].
+    pub(super) async fn subscribe(&mut self, channels: &[String]) -> Result<()> {
+        let answer = self.connection.subscribe(channels).await;
+        self.judge(answer)
+    }
+
+    /// Takes [`Connected::subscribe`] back.
+    pub(super) async fn unsubscribe(&mut self, channels: &[String]) -> Result<()> {
+        let answer = self.connection.unsubscribe(channels).await;
+        self.judge(answer)
+    }
+
+    fn judge<T>(&self, answer: redis::RedisResult<T>) -> Result<T> {
+        match &answer {
+            Err(error) if error.is_timeout() => {
+                if self.silent.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT_COMMANDS {
+                    self.broken.notify_one();
+                }
+            }
+            Err(error) if error.is_unrecoverable_error() => self.broken.notify_one(),
+            _ => self.silent.store(0, Ordering::Relaxed),
+        }
+        answer.map_err(Error::from)
+    }
+}
+
+/// A connection that is made again whenever it breaks. Clones share it; it is
+/// closed when its owner's token is cancelled.
+#[derive(Clone)]
+pub(super) struct Link {
+    current: watch::Receiver<Option<Connected>>,
+}
+
+impl Link {
+    /// Starts connecting, in a task of its own.
+    pub(super) fn start(client: Client, on_push: Option<OnPush>, stop: CancellationToken) -> Self {
+        let (sender, current) = watch::channel(None);
+        tokio::spawn(supervise(client, on_push, stop, sender));
+        Self { current }
+    }
+
+    /// The connection, waiting for one if there is none.
+    ///
+    /// # Errors
+    /// When there is none within `wait`.
+    pub(super) async fn get(&self, wait: Duration) -> Result<Connected> {
+        if let Some(connected) = self.current.borrow().clone() {
+            return Ok(connected);
+        }
+        let mut current = self.current.clone();
+        match tokio::time::timeout(wait, current.wait_for(Option::is_some)).await {
+            Ok(Ok(connected)) => connected.clone().ok_or(Error::Disconnected),
+            _ => Err(Error::Disconnected),
+        }
+    }
+
+    /// Waits until the connection is another than `generation`, and is there.
+    pub(super) async fn reconnected(&self, generation: u64) -> Result<u64> {
+        let mut current = self.current.clone();
+        let newer = current
+            .wait_for(|c| c.as_ref().is_some_and(|c| c.generation > generation))
+            .await
+            .map_err(|_| Error::Disconnected)?;
+        Ok(newer.as_ref().map_or(generation, |connected| connected.generation))
+    }
+}
+
+struct Pushes {
+    on_push: Option<OnPush>,
+    broken: Arc<Notify>,
+}
+
+impl AsyncPushSender for Pushes {
+    fn send(&self, info: PushInfo) -> std::result::Result<(), SendError> {
+        if info.kind == PushKind::Disconnection {
+            self.broken.notify_one();
+        } else if let Some(on_push) = &self.on_push {
+            on_push(&info);
+        }
+        Ok(())
+    }
+}
+
+async fn supervise(
+    client: Client,
+    on_push: Option<OnPush>,
+    stop: CancellationToken,
+    current: watch::Sender<Option<Connected>>,
+) {
+    static DOWN: LogLimit = LogLimit::new();
+    let backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(1) };
+    let mut generation = 0;
+    let mut failures = 0;
+    while !stop.is_cancelled() {
+        let broken = Arc::new(Notify::new());
+        let pushes = Pushes { on_push: on_push.clone(), broken: broken.clone() };
+        let config = AsyncConnectionConfig::new()
+            .set_response_timeout(Some(RESPONSE_LIMIT))
+            .set_connection_timeout(Some(CONNECT_LIMIT))
+            .set_pipeline_buffer_size(QUEUE)
+            .set_push_sender(pushes);
+        match client.get_multiplexed_async_connection_with_config(&config).await {
+            Ok(connection) => {
+                generation += 1;
+                if failures > 0 || generation > 1 {
+                    tracing::info!(generation, "connected to Redis again");
+                }
+                failures = 0;
+                let silent = Arc::new(AtomicU32::new(0));
+                let connected =
+                    Connected { connection, generation, silent, broken: broken.clone() };
+                current.send_replace(Some(connected));
+                tokio::select! {
+                    () = broken.notified() => {}
+                    () = stop.cancelled() => {}
+                }
+                current.send_replace(None);
+            }
+            Err(error) => {
+                failures += 1;
+                if let Some(skipped) = DOWN.pass() {
+                    tracing::warn!(%error, skipped, "Redis is not available; trying again");
+                }
+            }
+        }
+        if !stop.is_cancelled() {
+            tokio::select! {
+                () = tokio::time::sleep(backoff.delay(failures.max(1), rand::random())) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+}

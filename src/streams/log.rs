@@ -1,0 +1,483 @@
+//! A task's stream, from the writing side: one attempt's log of events.
+//!
+//! Exactness rests on three rules that live here (`docs/design.md`):
+//! an ID once sent has one content for ever, so an append whose reply was lost
+//! is repeated with the same bytes; `XADD` refuses an ID that is not above the
+//! last, so a replaced attempt is fenced; and after anything that may have made
+//! Redis forget, the next event must be a snapshot.
+
+use std::time::{Duration, Instant};
+
+use redis::{Pipeline, Value, cmd};
+
+use super::entry::{entries, raw_entries};
+use super::link::Connected;
+use super::{Entry, Error, Result, Streams, answered, is_stale_id};
+use crate::domain::answer::Completion;
+use crate::domain::event::Encoded;
+use crate::domain::retry::Backoff;
+use crate::domain::{Answer, Event, EventId, TaskId};
+use crate::log_limit::LogLimit;
+use crate::metrics;
+
+/// Why an append can never succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    /// Another attempt has begun: write nothing more.
+    #[error("another attempt writes this stream")]
+    Fenced,
+    /// The stream is gone (expired, deleted, or Redis lost it). Whether to make
+    /// it again is PostgreSQL's to say; see [`Log::revive`].
+    #[error("the stream is gone")]
+    Gone,
+    /// The stream holds an event of this attempt that this log did not write.
+    #[error("the stream has events of this attempt that it did not write")]
+    Diverged,
+}
+
+/// Writes one attempt's events, one at a time.
+#[derive(Debug)]
+pub struct Log {
+    streams: Streams,
+    task: TaskId,
+    key: String,
+    wake: String,
+    /// The ID that the next event gets.
+    next: EventId,
+    /// An append of `next` was sent and its outcome is not known.
+    sent: bool,
+    /// The connection that confirmed the last append.
+    generation: Option<u64>,
+    /// Redis may have forgotten something: the next event must be a snapshot.
+    heal: bool,
+    /// Events since the last reset.
+    since_reset: u64,
+}
+
+/// What one try to append came to.
+enum Try {
+    Confirmed(u64),
+    Unknown,
+    Stopped(Stopped),
+}
+
+const RETRY: Backoff = Backoff { base: Duration::from_millis(20), max: Duration::from_secs(1) };
+
+impl Streams {
+    /// The log of an attempt that has written nothing yet.
+    pub fn log(&self, task: TaskId, attempt: u32) -> Log {
+        Log {
+            streams: self.clone(),
+            task,
+            key: self.keys().task(task),
+            wake: self.keys().wake(task),
+            next: EventId::new(attempt, 0),
+            sent: false,
+            generation: None,
+            heal: false,
+            since_reset: 0,
+        }
+    }
+}
+
+impl Log {
+    /// Redis may have forgotten the tail: the next event must be a snapshot.
+    pub const fn must_heal(&self) -> bool {
+        self.heal
+    }
+
+    /// A snapshot is due: trimming would soon leave readers without a reset to
+    /// start from.
+    pub fn snapshot_is_due(&self) -> bool {
+        self.since_reset >= self.streams.inner.maxlen / 2
+    }
+
+    /// An ID that no event of this attempt has, sent or not: where an end goes
+    /// whose predecessor may still be on its way.
+    pub const fn free_id(&self) -> EventId {
+        if self.sent { self.next.next() } else { self.next }
+    }
+
+    /// Appends an event, repeating it until its outcome is known, however long
+    /// Redis is away. The first makes the stream and its expiry; later ones
+    /// never make it again.
+    ///
+    /// # Errors
+    /// When nothing can be appended any more.
+    pub async fn append(&mut self, event: &Encoded) -> std::result::Result<EventId, Stopped> {
+        let first = self.next.seq == 0;
+        self.write(event, first).await
+    }
+
+    /// Makes a stream that is gone again, with a snapshot at the next ID.
+    ///
+    /// # Errors
+    /// When another attempt was quicker.
+    pub async fn revive(&mut self, answer: &Answer) -> std::result::Result<EventId, Stopped> {
+        let snapshot = Event::Snapshot(answer.clone()).encode();
+        if self.sent {
+            // The lost append may have made it, and been forgotten with the
+            // rest: its ID keeps its content.
+            self.next = self.next.next();
+        }
+        self.write(&snapshot, true).await
+    }
+
+    async fn write(
+        &mut self,
+        event: &Encoded,
+        create: bool,
+    ) -> std::result::Result<EventId, Stopped> {
+        let started = Instant::now();
+        let mut failures = 0;
+        loop {
+            match self.try_append(event, create).await {
+                Try::Confirmed(generation) => {
+                    let id = self.next;
+                    let changed = self.generation.is_some_and(|before| before != generation);
+                    if event.name.is_reset() {
+                        self.heal = false;
+                        self.since_reset = 0;
+                    } else {
+                        self.heal |= changed;
+                    }
+                    self.since_reset += 1;
+                    self.generation = Some(generation);
+                    self.next = id.next();
+                    self.sent = false;
+                    metrics::event_appended(event.name.as_str(), started.elapsed());
+                    return Ok(id);
+                }
+                Try::Stopped(stopped) => {
+                    metrics::append_error(match stopped {
+                        Stopped::Fenced => "fenced",
+                        Stopped::Gone => "gone",
+                        Stopped::Diverged => "diverged",
+                    });
+                    return Err(stopped);
+                }
+                Try::Unknown => {
+                    // Redis may come back without its last second.
+                    self.heal = true;
+                    failures += 1;
+                    tokio::time::sleep(RETRY.delay(failures, rand::random())).await;
+                }
+            }
+        }
+    }
+
+    async fn try_append(&mut self, event: &Encoded, create: bool) -> Try {
+        let mut connected = match self.streams.connection().await {
+            Ok(connected) => connected,
+            Err(error) => return self.unknown(&error),
+        };
+        self.sent = true;
+        let id = self.next.to_string();
+        let answer = if create {
+            add_and_expire(
+                &mut connected,
+                &self.streams,
+                &self.key,
+                &self.wake,
+                &[(self.next, event)],
+            )
+            .await
+        } else {
+            self.add(&mut connected, &id, event).await
+        };
+        match answer {
+            Ok(true) => Try::Confirmed(connected.generation),
+            Ok(false) => Try::Stopped(Stopped::Gone),
+            Err(error) if is_stale_id(&error) => self.find_out(&mut connected).await,
+            Err(error) => self.unknown(&error),
+        }
+    }
+
+    /// `XADD … NOMKSTREAM` and the hint in one round trip. False: no stream.
+    async fn add(&self, connected: &mut Connected, id: &str, event: &Encoded) -> Result<bool> {
+        let mut commands = Pipeline::with_capacity(2);
+        commands
+            .cmd("XADD")
+            .arg(&self.key)
+            .arg("NOMKSTREAM")
+            .arg("MAXLEN")
+            .arg("~")
+            .arg(self.streams.inner.maxlen)
+            .arg(id)
+            .arg("e")
+            .arg(event.name.as_str())
+            .arg("d")
+            .arg(&event.data);
+        commands.cmd("PUBLISH").arg(&self.wake).arg(id);
+        // A hint that fails costs a second, no event: only XADD's answer counts.
+        let added = connected.send_all(&commands, 2).await?.into_iter().next();
+        Ok(!matches!(answered(added.unwrap_or(Value::Nil))?, Value::Nil))
+    }
+
+    /// Refused as not above the last: was that ours, or another attempt's?
+    async fn find_out(&self, connected: &mut Connected) -> Try {
+        match last_id(connected, &self.key).await {
+            Ok(Some(last)) if last == self.next => Try::Confirmed(connected.generation),
+            Ok(Some(last)) if last.attempt > self.next.attempt => Try::Stopped(Stopped::Fenced),
+            Ok(Some(last)) if last > self.next => Try::Stopped(Stopped::Diverged),
+            // Gone or emptied since it was refused: try again, and see.
+            Ok(_) => Try::Unknown,
+            Err(error) => self.unknown(&error),
+        }
+    }
+
+    fn unknown(&self, error: &Error) -> Try {
+        static LIMIT: LogLimit = LogLimit::new();
+        metrics::append_error("unknown");
+        if let Some(skipped) = LIMIT.pass() {
+            tracing::warn!(%error, task = %self.task, skipped, "an append is not confirmed; repeating it");
+        }
+        Try::Unknown
+    }
+}
+
+/// `XADD`s and `EXPIRE` in one transaction, so that no stream is ever left
+/// without an expiry, then the hint. True once all are in the stream.
+async fn add_and_expire(
+    connected: &mut Connected,
+    streams: &Streams,
+    key: &str,
+    wake: &str,
+    events: &[(EventId, &Encoded)],
+) -> Result<bool> {
+    let mut commands = Pipeline::with_capacity(events.len() + 4);
+    commands.cmd("MULTI");
+    for (id, event) in events {
+        commands
+            .cmd("XADD")
+            .arg(key)
+            .arg(id.to_string())
+            .arg("e")
+            .arg(event.name.as_str())
+            .arg("d")
+            .arg(&event.data);
+    }
+    commands.cmd("PEXPIRE").arg(key).arg(ttl_ms(streams));
+    commands.cmd("EXEC");
+    let last = events.last().map(|(id, _)| id.to_string()).unwrap_or_default();
+    commands.cmd("PUBLISH").arg(wake).arg(last);
+    let mut answers = connected.send_all(&commands, events.len() + 4).await?;
+    answers.pop();
+    let exec = answers.pop().unwrap_or(Value::Nil);
+    // An `XADD` that is refused is refused inside EXEC; the last one counts.
+    match exec {
+        Value::Array(mut results) => {
+            results.pop();
+            let added = results.pop().ok_or(Error::Unexpected("EXEC"))?;
+            answered(added)?;
+            Ok(true)
+        }
+        other => {
+            answered(other)?;
+            Err(Error::Unexpected("EXEC"))
+        }
+    }
+}
+
+fn ttl_ms(streams: &Streams) -> u64 {
+    u64::try_from(streams.inner.ttl.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The last ID that the stream ever had (`XINFO STREAM`); it survives trimming.
+async fn last_id(connected: &mut Connected, key: &str) -> Result<Option<EventId>> {
+    let answer = connected.send(cmd("XINFO").arg("STREAM").arg(key)).await.and_then(answered);
+    match answer {
+        Ok(value) => {
+            let fields: std::collections::HashMap<String, Value> =
+                redis::from_redis_value(value).map_err(|_| Error::Unexpected("XINFO STREAM"))?;
+            let last = fields.get("last-generated-id").cloned().unwrap_or(Value::Nil);
+            let last: String =
+                redis::from_redis_value(last).map_err(|_| Error::Unexpected("XINFO STREAM"))?;
+            Ok(last.parse().ok())
+        }
+        Err(Error::Redis(error)) if error.detail().is_some_and(|d| d.contains("no such key")) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What earlier attempts left in a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// The text of the newest attempt, as far as it goes without a gap.
+    pub answer: Answer,
+    /// The model had finished it, and nothing of it is missing: it can be
+    /// committed without calling the model again.
+    pub completion: Option<Completion>,
+}
+
+impl History {
+    /// Folds entries, oldest first.
+    fn fold(stored: &[Entry]) -> Self {
+        let mut history = Self::default();
+        let Some(newest) = stored.last().map(|entry| entry.id.attempt) else { return history };
+        let mut expected = None;
+        for entry in stored.iter().filter(|entry| entry.id.attempt == newest) {
+            if entry.name.is_reset() {
+                expected = Some(entry.id.seq);
+            }
+            if expected != Some(entry.id.seq) {
+                // A gap: what follows it is worth nothing until a reset.
+                expected = None;
+                continue;
+            }
+            expected = Some(entry.id.seq + 1);
+            let Ok(event) = Event::decode(entry.name, &entry.data) else {
+                expected = None;
+                continue;
+            };
+            history.answer.apply(&event);
+            if let Event::Complete { finish_reason, usage } = event {
+                history.completion = Some(Completion { finish_reason, usage });
+            }
+        }
+        history
+    }
+}
+
+impl Streams {
+    /// Reads what earlier attempts left. Empty when the stream is gone.
+    ///
+    /// # Errors
+    /// When Redis is away.
+    pub async fn history(&self, task: TaskId) -> Result<History> {
+        let key = self.keys().task(task);
+        let mut stored = Vec::new();
+        let mut after = EventId::START;
+        loop {
+            let mut connected = self.connection().await?;
+            let mut command = cmd("XRANGE");
+            command.arg(&key).arg(format!("({after}")).arg("+").arg("COUNT").arg(500);
+            let page = entries(answered(connected.send(&command).await?)?);
+            let Some(last) = page.last().map(|entry| entry.id) else { break };
+            after = last;
+            // Only the newest attempt counts, and of it only what follows its
+            // last reset: the rest need not be held.
+            let newest = stored.len() + page.iter().rposition(|e| e.name.is_reset()).unwrap_or(0);
+            let reset = page.iter().any(|entry| entry.name.is_reset());
+            stored.extend(page);
+            if reset {
+                stored.drain(..newest);
+            }
+        }
+        Ok(History::fold(&stored))
+    }
+
+    /// The stream holds the entry.
+    ///
+    /// # Errors
+    /// When Redis is away.
+    pub async fn holds(&self, task: TaskId, id: EventId) -> Result<bool> {
+        let mut connected = self.inner.link.get(Duration::from_millis(500)).await?;
+        let mut command = cmd("XRANGE");
+        command.arg(self.keys().task(task)).arg(id.to_string()).arg(id.to_string());
+        Ok(!raw_entries(answered(connected.send(&command).await?)?).is_empty())
+    }
+
+    /// Appends a task's end, which PostgreSQL has committed: any number of
+    /// times, by anyone. `events` end with the terminal one; each is the same
+    /// whoever appends it, so being refused means that it is there, or that
+    /// Redis knows a later one.
+    ///
+    /// # Errors
+    /// When Redis is away: repeat.
+    pub async fn append_end(&self, task: TaskId, events: &[(EventId, Encoded)]) -> Result<()> {
+        let started = Instant::now();
+        let mut connected = self.connection().await?;
+        let events: Vec<_> = events.iter().map(|(id, event)| (*id, event)).collect();
+        let (key, wake) = (self.keys().task(task), self.keys().wake(task));
+        match add_and_expire(&mut connected, self, &key, &wake, &events).await {
+            Ok(_) => {
+                if let Some((_, event)) = events.last() {
+                    metrics::event_appended(event.name.as_str(), started.elapsed());
+                }
+                Ok(())
+            }
+            Err(error) if is_stale_id(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Moves the expiry of streams that are being written, in one round trip.
+    ///
+    /// # Errors
+    /// When Redis is away; the next heartbeat does it.
+    pub async fn keep(&self, tasks: &[TaskId]) -> Result<()> {
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        let mut commands = Pipeline::with_capacity(tasks.len());
+        for task in tasks {
+            commands.cmd("PEXPIRE").arg(self.keys().task(*task)).arg(ttl_ms(self));
+        }
+        self.connection().await?.send_all(&commands, tasks.len()).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(attempt: u32, seq: u64, event: &Event) -> Entry {
+        let encoded = event.encode();
+        Entry { id: EventId::new(attempt, seq), name: encoded.name, data: encoded.data.into() }
+    }
+
+    fn delta(text: &str) -> Event {
+        Event::Delta { text: text.into() }
+    }
+
+    fn complete() -> Event {
+        Event::Complete { finish_reason: "stop".into(), usage: None }
+    }
+
+    fn started(attempt: u32) -> Event {
+        Event::Started { attempt, model: "m".into() }
+    }
+
+    #[test]
+    fn a_whole_history_is_complete() {
+        let history = History::fold(&[
+            entry(1, 0, &started(1)),
+            entry(1, 1, &delta("x")),
+            entry(2, 0, &started(2)),
+            entry(2, 1, &delta("a")),
+            entry(2, 2, &delta("b")),
+            entry(2, 3, &complete()),
+        ]);
+        assert_eq!(history.answer.text, "ab");
+        assert!(history.completion.is_some());
+    }
+
+    #[test]
+    fn a_history_with_a_gap_is_not_complete() {
+        let history = History::fold(&[
+            entry(1, 0, &started(1)),
+            entry(1, 1, &delta("a")),
+            entry(1, 3, &delta("c")),
+            entry(1, 4, &complete()),
+        ]);
+        assert_eq!(history.answer.text, "a");
+        assert!(history.completion.is_none());
+    }
+
+    #[test]
+    fn a_snapshot_mends_a_gap() {
+        let whole = Answer { text: "abc".into(), ..Answer::default() };
+        let history = History::fold(&[
+            entry(1, 7, &delta("c")),
+            entry(1, 8, &Event::Snapshot(whole)),
+            entry(1, 9, &delta("d")),
+            entry(1, 10, &complete()),
+        ]);
+        assert_eq!(history.answer.text, "abcd");
+        assert!(history.completion.is_some());
+    }
+}

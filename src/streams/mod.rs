@@ -1,0 +1,173 @@
+//! Redis: the job queue, each task's stream of events, and the tail that
+//! serves them.
+//!
+//! The only module that knows `redis`. What is in Redis is temporary: losing
+//! all of it delays answers and resets readers, but loses nothing that was
+//! accepted and shows nobody a gap.
+
+mod blocking;
+pub mod cancel;
+mod entry;
+mod keys;
+mod link;
+pub mod log;
+pub mod queue;
+pub mod tail;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Client, IntoConnectionInfo, ProtocolVersion, ServerErrorKind, Value};
+use tokio_util::sync::CancellationToken;
+
+use blocking::BlockingPool;
+pub use entry::Entry;
+use keys::Keys;
+use link::{Connected, Link};
+
+/// Where Redis is, and how streams are kept.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Redis")]
+#[group(skip)]
+pub struct Options {
+    /// Where Redis is: redis://user:password@host:port/db (rediss:// with TLS)
+    #[arg(
+        long,
+        env = "REDIS_URL",
+        hide_env_values = true,
+        default_value = "redis://127.0.0.1:6379"
+    )]
+    pub redis_url: crate::config::Secret,
+    /// What every key begins with
+    #[arg(long, env = "RILL_REDIS_PREFIX", default_value = "rill")]
+    pub redis_prefix: String,
+    /// How long a task's stream is kept after its last sign of life
+    #[arg(long, env = "RILL_STREAM_TTL", default_value = "1h", value_parser = crate::config::duration)]
+    pub stream_ttl: Duration,
+    /// Events that a stream keeps, about (older ones are summed up in snapshots)
+    #[arg(long, env = "RILL_STREAM_MAXLEN", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    pub stream_maxlen: u64,
+}
+
+/// Why something was not done in Redis.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no connection, or it broke: the outcome is unknown.
+    #[error("Redis is not available")]
+    Disconnected,
+    /// Redis refused the command, or the outcome is unknown.
+    #[error("Redis: {0}")]
+    Redis(#[from] redis::RedisError),
+    /// An answer was not of the form that it should be.
+    #[error("Redis answered something unexpected to {0}")]
+    Unexpected(&'static str),
+}
+
+impl Error {
+    fn code(&self) -> Option<&str> {
+        match self {
+            Self::Redis(error) => error.code(),
+            _ => None,
+        }
+    }
+
+    /// Redis forbids it (ACL), so repeating won't help.
+    pub fn is_forbidden(&self) -> bool {
+        self.code() == Some("NOPERM")
+    }
+}
+
+/// What every operation answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The connection to Redis; clones share it.
+#[derive(Clone)]
+pub struct Streams {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    keys: Keys,
+    link: Link,
+    ttl: Duration,
+    maxlen: u64,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams").field("keys", &self.inner.keys).finish_non_exhaustive()
+    }
+}
+
+/// How long a command waits for a connection before it gives up.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+impl Streams {
+    /// Starts connecting; Redis need not be there yet. Connections are closed
+    /// when `stop` is cancelled.
+    ///
+    /// # Errors
+    /// When the URL can't be read.
+    pub fn start(options: &Options, stop: CancellationToken) -> Result<Self> {
+        let info = options.redis_url.expose().into_connection_info()?;
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let client = Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp))?;
+        let link = Link::start(client.clone(), None, stop.clone());
+        Ok(Self {
+            inner: Arc::new(Inner {
+                client,
+                keys: Keys::new(&options.redis_prefix),
+                link,
+                ttl: options.stream_ttl,
+                maxlen: options.stream_maxlen,
+                stop,
+            }),
+        })
+    }
+
+    /// Redis answers.
+    ///
+    /// # Errors
+    /// When it doesn't.
+    pub async fn ping(&self) -> Result<()> {
+        let mut connected = self.inner.link.get(Duration::from_millis(500)).await?;
+        connected.send(&redis::cmd("PING")).await?;
+        Ok(())
+    }
+
+    /// Waits until there is a connection, as long as that takes.
+    pub async fn connected(&self) {
+        while self.inner.link.get(Duration::from_secs(3600)).await.is_err() {
+            if self.inner.stop.is_cancelled() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn connection(&self) -> Result<Connected> {
+        self.inner.link.get(PATIENCE).await
+    }
+
+    fn keys(&self) -> &Keys {
+        &self.inner.keys
+    }
+
+    fn blocking_pool(&self, size: u32) -> BlockingPool {
+        BlockingPool::new(self.inner.client.clone(), size)
+    }
+}
+
+/// An answer that may be an error of the server's.
+fn answered(value: Value) -> Result<Value> {
+    value.extract_error().map_err(Error::from)
+}
+
+/// `XADD` refused an ID that is not above the stream's last.
+fn is_stale_id(error: &Error) -> bool {
+    matches!(error, Error::Redis(error)
+        if error.kind() == redis::ErrorKind::Server(ServerErrorKind::ResponseError)
+            && error.detail().is_some_and(|detail| detail.contains("equal or smaller")))
+}

@@ -1,0 +1,144 @@
+//! Reading because of nothing but time: the guarantee that no event is missed.
+//!
+//! Each blocking reader covers a share of the streams with one `XREAD BLOCK`
+//! of up to 256 keys on a connection of its own. A key can't join a block in
+//! progress, so where hints don't make that irrelevant a new stream rings the
+//! reader's bell: an entry in a stream of its own that is read along.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Pipeline, Value, cmd};
+
+use super::feed::{Feed, lock};
+use super::hinted::deliver;
+use super::{PAGE, QUIET, RETRY, Shared};
+use crate::log_limit::LogLimit;
+use crate::streams::blocking::BlockingPool;
+use crate::streams::entry::{raw_entries, streams};
+use crate::streams::{Result, answered};
+
+/// Keys of one read at most: each wake costs Redis 0.7 µs for each.
+const KEYS: usize = 256;
+/// How long one read blocks. Redis rounds it up a little.
+const BLOCK: Duration = Duration::from_secs(1);
+/// How often the streams of a shard are looked through for quiet ones.
+const LOOK: Duration = Duration::from_millis(250);
+/// A bell that nobody rings is gone after this.
+const BELL_TTL_SECONDS: u64 = 60;
+
+/// Covers the streams of one shard, for ever.
+pub(super) async fn run(shared: Arc<Shared>, pool: BlockingPool, shard: usize) {
+    static LIMIT: LogLimit = LogLimit::new();
+    let mut reader = Reader {
+        bell: shared.streams.keys().bell(shared.id, shard),
+        rung: "0-0".to_owned(),
+        turn: 0,
+        shard,
+        shared,
+        pool,
+    };
+    let mut failures = 0;
+    loop {
+        match reader.round().await {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                failures += 1;
+                if let Some(skipped) = LIMIT.pass() {
+                    tracing::warn!(%error, skipped, "a blocking read failed; trying again");
+                }
+                tokio::time::sleep(RETRY.delay(failures, rand::random())).await;
+            }
+        }
+    }
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    pool: BlockingPool,
+    shard: usize,
+    bell: String,
+    /// The bell's last entry that was heard.
+    rung: String,
+    /// Which keys come first, when there are more than fit.
+    turn: usize,
+}
+
+impl Reader {
+    async fn round(&mut self) -> Result<()> {
+        let shared = self.shared.clone();
+        let shard = &shared.shards[self.shard];
+        let (keys, groups) = self.choose();
+        if keys.is_empty() {
+            let empty = lock(&shard.feeds).is_empty();
+            let look = async {
+                if empty {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(LOOK).await;
+            };
+            tokio::select! {
+                () = shard.joined.notified() => {}
+                () = look => {}
+            }
+            return Ok(());
+        }
+        let answer = tokio::select! {
+            answer = self.read(&keys, BLOCK / groups) => answer,
+            never = self.ring_when_joined() => never,
+        };
+        let answer = answer?;
+        let (bells, news): (Vec<_>, Vec<_>) =
+            streams(answer).into_iter().partition(|(key, _)| *key == self.bell);
+        if let Some(heard) = bells.into_iter().flat_map(|(_, bell)| raw_entries(bell)).next_back() {
+            self.rung = heard.id;
+        }
+        let news = news.into_iter().map(|(key, stream)| (Value::BulkString(key.into()), stream));
+        deliver(&shared, "block", Value::Map(news.collect()), &keys);
+        Ok(())
+    }
+
+    /// The streams of this round, and how many rounds go through all.
+    fn choose(&mut self) -> (Vec<Arc<Feed>>, u32) {
+        let shard = &self.shared.shards[self.shard];
+        let mut waiting: Vec<_> = lock(&shard.feeds)
+            .values()
+            .filter(|feed| feed.needs_blocking(QUIET))
+            .cloned()
+            .collect();
+        let rounds = waiting.len().div_ceil(KEYS).max(1);
+        if rounds > 1 {
+            waiting.sort_unstable_by_key(|feed| feed.task);
+            self.turn = (self.turn + 1) % rounds;
+            waiting = waiting.into_iter().skip(self.turn * KEYS).take(KEYS).collect();
+        }
+        (waiting, u32::try_from(rounds).unwrap_or(u32::MAX))
+    }
+
+    async fn read(&self, keys: &[Arc<Feed>], block: Duration) -> Result<Value> {
+        let millis = u64::try_from(block.as_millis()).unwrap_or(1000).max(1);
+        let mut command = cmd("XREAD");
+        command.arg("COUNT").arg(PAGE).arg("BLOCK").arg(millis).arg("STREAMS").arg(&self.bell);
+        for feed in keys {
+            command.arg(&feed.key);
+        }
+        command.arg(&self.rung);
+        for feed in keys {
+            command.arg(feed.read().to_string());
+        }
+        answered(self.pool.read(&command, block).await?)
+    }
+
+    /// Rings this reader's own bell when a stream joins while it blocks. A bell
+    /// that can't be rung costs the rest of the block.
+    async fn ring_when_joined(&self) -> Result<Value> {
+        self.shared.shards[self.shard].joined.notified().await;
+        let mut commands = Pipeline::with_capacity(2);
+        commands.cmd("XADD").arg(&self.bell).arg("MAXLEN").arg(1).arg("*").arg("b").arg(1);
+        commands.cmd("EXPIRE").arg(&self.bell).arg(BELL_TTL_SECONDS);
+        if let Ok(mut connected) = self.shared.link.get(Duration::ZERO).await {
+            let _ = connected.send_all(&commands, 2).await;
+        }
+        std::future::pending().await
+    }
+}

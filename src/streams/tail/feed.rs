@@ -1,0 +1,229 @@
+//! One task's stream as this process reads it, and the mailboxes of its
+//! subscribers.
+//!
+//! A [`Feed`] lives from its first subscriber to its last. Whoever reads for it
+//! (by a hint or by a blocking read) hands the entries to [`Feed::deliver`],
+//! which drops what was delivered before, so both ways may bring the same.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::domain::{EventId, TaskId};
+use crate::streams::Entry;
+
+/// A lock that no panic can close: the data is whole between statements.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes that an entry counts for beside its data.
+const OVERHEAD: usize = 64;
+
+/// What waits for one subscriber. Bounded: on overflow it is emptied, and the
+/// subscriber catches up from Redis by itself.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    state: Mutex<Waiting>,
+    pub(super) arrived: Notify,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    overflowed: bool,
+    suspect: bool,
+}
+
+/// What a subscriber finds in its mailbox.
+pub(super) enum Mail {
+    Nothing,
+    Entries(Vec<Entry>),
+    /// There was more than fits.
+    Overflowed,
+    /// The task may have ended without its stream saying so.
+    Suspect,
+}
+
+impl Mailbox {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { state: Mutex::default(), arrived: Notify::new(), limit }
+    }
+
+    fn put(&self, entries: &[Entry]) {
+        let mut waiting = lock(&self.state);
+        if waiting.overflowed {
+            return;
+        }
+        for entry in entries {
+            let size = entry.data.len() + OVERHEAD;
+            // One entry always fits, however large.
+            if waiting.bytes + size > self.limit && !waiting.entries.is_empty() {
+                *waiting =
+                    Waiting { overflowed: true, suspect: waiting.suspect, ..Waiting::default() };
+                break;
+            }
+            waiting.bytes += size;
+            waiting.entries.push_back(entry.clone());
+        }
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+
+    fn suspect(&self) {
+        lock(&self.state).suspect = true;
+        self.arrived.notify_one();
+    }
+
+    pub(super) fn take(&self) -> Mail {
+        let mut waiting = lock(&self.state);
+        if !waiting.entries.is_empty() {
+            waiting.bytes = 0;
+            return Mail::Entries(std::mem::take(&mut waiting.entries).into());
+        }
+        if waiting.overflowed {
+            return Mail::Overflowed;
+        }
+        if std::mem::take(&mut waiting.suspect) {
+            return Mail::Suspect;
+        }
+        Mail::Nothing
+    }
+}
+
+/// One task's stream.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pub(super) task: TaskId,
+    pub(super) key: String,
+    /// Which blocking reader covers it.
+    pub(super) shard: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The last entry that was delivered.
+    read: EventId,
+    mailboxes: Vec<Arc<Mailbox>>,
+    /// Its wake-up channel is subscribed to.
+    hinted: bool,
+    /// It waits to be read.
+    dirty: bool,
+    last_news: Instant,
+    last_checked: Instant,
+}
+
+impl Feed {
+    pub(super) fn new(task: TaskId, key: String, shard: usize, read: EventId) -> Self {
+        let now = Instant::now();
+        let state = State {
+            read,
+            mailboxes: Vec::new(),
+            hinted: false,
+            dirty: false,
+            last_news: now,
+            last_checked: now,
+        };
+        Self { task, key, shard, state: Mutex::new(state) }
+    }
+
+    /// Adds a subscriber. What it gets begins after the answered ID.
+    pub(super) fn attach(&self, mailbox: &Arc<Mailbox>) -> EventId {
+        let mut state = lock(&self.state);
+        state.mailboxes.push(mailbox.clone());
+        state.read
+    }
+
+    /// Empties an overflowed mailbox's flag. What it gets begins after the
+    /// answered ID.
+    pub(super) fn reattach(&self, mailbox: &Mailbox) -> EventId {
+        // The feed's lock comes first, always: no delivery falls between.
+        let state = lock(&self.state);
+        lock(&mailbox.state).overflowed = false;
+        state.read
+    }
+
+    /// Removes a subscriber; true when none is left.
+    pub(super) fn detach(&self, mailbox: &Arc<Mailbox>) -> bool {
+        let mut state = lock(&self.state);
+        state.mailboxes.retain(|other| !Arc::ptr_eq(other, mailbox));
+        state.mailboxes.is_empty()
+    }
+
+    /// Reads again from `cursor`: a subscriber that was far ahead of what Redis
+    /// holds made the feed begin there. The others drop what comes twice.
+    pub(super) fn rewind(&self, cursor: EventId) {
+        let mut state = lock(&self.state);
+        state.read = state.read.min(cursor);
+    }
+
+    /// Where to read on from.
+    pub(super) fn read(&self) -> EventId {
+        lock(&self.state).read
+    }
+
+    /// Hands entries, oldest first, to all subscribers.
+    pub(super) fn deliver(&self, entries: &[Entry]) {
+        let mut state = lock(&self.state);
+        let new = entries.partition_point(|entry| entry.id <= state.read);
+        let entries = &entries[new..];
+        let Some(last) = entries.last() else { return };
+        state.read = last.id;
+        state.last_news = Instant::now();
+        for mailbox in &state.mailboxes {
+            mailbox.put(entries);
+        }
+    }
+
+    /// Marks the feed to be read; true when it was not marked yet.
+    pub(super) fn soil(&self) -> bool {
+        !std::mem::replace(&mut lock(&self.state).dirty, true)
+    }
+
+    /// Marks the feed unless the hinted event was read already; true when it
+    /// was not marked yet.
+    pub(super) fn soil_for(&self, hint: EventId) -> bool {
+        let mut state = lock(&self.state);
+        hint > state.read && !std::mem::replace(&mut state.dirty, true)
+    }
+
+    /// Takes the mark away, *before* reading: what arrives meanwhile marks anew.
+    pub(super) fn clean(&self) -> EventId {
+        let mut state = lock(&self.state);
+        state.dirty = false;
+        state.read
+    }
+
+    pub(super) fn set_hinted(&self, hinted: bool) {
+        lock(&self.state).hinted = hinted;
+    }
+
+    /// A blocking read has to cover it: no hints, or quiet for `quiet`.
+    pub(super) fn needs_blocking(&self, quiet: Duration) -> bool {
+        let state = lock(&self.state);
+        !state.hinted || state.last_news.elapsed() >= quiet
+    }
+
+    /// Silent for so long that its end may have been lost. Asked at most once
+    /// in `silence`, unless `all`.
+    pub(super) fn take_suspect(&self, silence: Duration, all: bool) -> bool {
+        let mut state = lock(&self.state);
+        let silent =
+            state.last_news.elapsed() >= silence && state.last_checked.elapsed() >= silence;
+        if silent || all {
+            state.last_checked = Instant::now();
+        }
+        silent || all
+    }
+
+    pub(super) fn suspect(&self) {
+        for mailbox in &lock(&self.state).mailboxes {
+            mailbox.suspect();
+        }
+    }
+}

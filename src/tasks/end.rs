@@ -1,0 +1,165 @@
+//! End: the commit that makes a task terminal, then the event that says so.
+//!
+//! Dies before the commit: the job is not acknowledged, another attempt
+//! follows. Dies after it: whoever gets the job next finds the task ended, with
+//! the terminal event's ID and bytes, and appends it ([`Tasks::settle`]).
+
+use std::time::Duration;
+
+use super::{PERSIST, Result, Tasks};
+use crate::domain::answer::Completion;
+use crate::domain::event::Encoded;
+use crate::domain::{Answer, Event, EventId, MessageId, TaskId, TaskStatus, Usage};
+use crate::log_limit::LogLimit;
+use crate::metrics;
+use crate::store::{EndOutcome, Ending, Final, Orphan, TaskError};
+
+/// How long an ending waits for what the stream still holds.
+const HISTORY: Duration = Duration::from_secs(5);
+
+static AWAY: LogLimit = LogLimit::new();
+
+/// How a task ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Conclusion {
+    /// The answer is complete.
+    Done(Completion),
+    /// Given up.
+    Failed {
+        /// Why.
+        error: TaskError,
+        /// Tokens counted, where known.
+        usage: Option<Usage>,
+        /// Failures counted, where this one adds to them.
+        failures: Option<u32>,
+    },
+    /// The caller stopped it.
+    Cancelled(Option<Usage>),
+}
+
+impl Conclusion {
+    fn commit(self, id: EventId, message_id: MessageId, answer: Answer) -> (Final, Encoded) {
+        let (mut error_of, mut failures_of) = (None, None);
+        let (status, event, finish_reason, usage) = match self {
+            Self::Done(Completion { finish_reason, usage }) => (
+                TaskStatus::Done,
+                Event::Done { message_id, finish_reason: finish_reason.clone(), usage },
+                Some(finish_reason),
+                usage,
+            ),
+            Self::Failed { error, usage, failures } => {
+                let (code, message) = (error.code.clone(), error.message.clone());
+                (error_of, failures_of) = (Some(error), failures);
+                (
+                    TaskStatus::Failed,
+                    Event::Failed { message_id, code, message, usage },
+                    None,
+                    usage,
+                )
+            }
+            Self::Cancelled(usage) => {
+                (TaskStatus::Cancelled, Event::Cancelled { message_id, usage }, None, usage)
+            }
+        };
+        let encoded = event.encode();
+        let data = encoded.data.clone();
+        let (error, failures) = (error_of, failures_of);
+        (Final { status, id, data, answer, finish_reason, usage, error, failures }, encoded)
+    }
+}
+
+impl Tasks {
+    /// Ends an attempt of ours: commits, and then appends the terminal event
+    /// at `id`, both repeated until they are done. False: the attempt is not
+    /// ours any more, and nothing was written.
+    ///
+    /// Where the attempt has written nothing, `id` is its `seq` 1, and a
+    /// snapshot of the answer goes before it.
+    pub async fn end_attempt(
+        &self,
+        task: TaskId,
+        message: MessageId,
+        id: EventId,
+        answer: Answer,
+        conclusion: Conclusion,
+    ) -> bool {
+        let seen = Ending { attempt: id.attempt, status: TaskStatus::Running };
+        let (last, terminal) = conclusion.commit(id, message, answer);
+        let mut failures = 0;
+        loop {
+            match self.store.end(task, seen, &last).await {
+                Ok(EndOutcome::Committed(took)) => {
+                    metrics::task_finished(last.status.as_str(), took);
+                    break;
+                }
+                Ok(EndOutcome::Refused) => return false,
+                Err(error) => {
+                    failures += 1;
+                    if let Some(skipped) = AWAY.pass() {
+                        tracing::warn!(%error, %task, skipped, "a task's end is not committed; repeating it");
+                    }
+                    tokio::time::sleep(PERSIST.delay(failures, rand::random())).await;
+                }
+            }
+        }
+        let events = closing(id, last.answer, terminal);
+        let mut failures = 0;
+        while let Err(error) = self.streams.append_end(task, &events).await {
+            failures += 1;
+            if let Some(skipped) = AWAY.pass() {
+                tracing::warn!(%error, %task, skipped, "a task's end is not appended; repeating it");
+            }
+            tokio::time::sleep(PERSIST.delay(failures, rand::random())).await;
+        }
+        true
+    }
+
+    /// Ends a task whose attempt belongs to nobody present: takes the next
+    /// attempt, which fences whoever had it. What the stream still holds of
+    /// the answer is kept. False: the task is no longer as it was seen.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away: the outcome is unknown.
+    pub async fn end_orphan(&self, orphan: Orphan, conclusion: Conclusion) -> Result<bool> {
+        let answer = match tokio::time::timeout(HISTORY, self.streams.history(orphan.task)).await {
+            Ok(Ok(history)) => history.answer,
+            // Redis is away, and so is the partial text; the end is not.
+            _ => Answer::default(),
+        };
+        let id = EventId::new(orphan.seen.attempt + 1, 1);
+        let (last, terminal) = conclusion.commit(id, orphan.message, answer);
+        let EndOutcome::Committed(took) = self.store.end(orphan.task, orphan.seen, &last).await?
+        else {
+            return Ok(false);
+        };
+        metrics::task_finished(last.status.as_str(), took);
+        // Readers that miss it are told by PostgreSQL, see `watch_ends`.
+        let _ = self.streams.append_end(orphan.task, &closing(id, last.answer, terminal)).await;
+        Ok(true)
+    }
+
+    /// A job turned out to be a duplicate: if its task has ended, makes sure
+    /// that the stream says so. Then the job can be acknowledged.
+    ///
+    /// # Errors
+    /// When either store is away.
+    pub async fn settle(&self, task: TaskId) -> Result<()> {
+        let head = self.store.stream_head(None, task).await?;
+        if let Some(end) = head.and_then(|head| head.end) {
+            let terminal = Encoded { name: end.name, data: end.data };
+            self.streams.append_end(task, &closing(end.id, end.answer, terminal)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What the stream has to end with: the terminal event, after a snapshot if it
+/// is the attempt's first word.
+fn closing(id: EventId, answer: Answer, terminal: Encoded) -> Vec<(EventId, Encoded)> {
+    let mut events = Vec::with_capacity(2);
+    if id.seq == 1 {
+        events.push((id.before(), Event::Snapshot(answer).encode()));
+    }
+    events.push((id, terminal));
+    events
+}

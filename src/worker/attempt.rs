@@ -1,0 +1,396 @@
+//! One attempt: from the prompt to the end of the stream.
+//!
+//! `started`, then what the model says, then `complete`, then the commit, then
+//! the terminal event. Dies before `complete`: another attempt begins anew.
+//! Dies after it: whoever comes next commits the text without calling the model
+//! again. Everything that this writes is fenced by the attempt's number.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+
+use super::Worker;
+use super::call::{Call, Said, wait};
+use super::outbox::Outbox;
+use super::running::Control;
+use crate::domain::answer::Completion;
+use crate::domain::event::Encoded;
+use crate::domain::task::code;
+use crate::domain::{Event, EventId, TaskId, prompt};
+use crate::metrics;
+use crate::model::{ChatRequest, ModelError};
+use crate::store::{Begun, RetryOutcome, TaskError};
+use crate::streams::log::{History, Log, Stopped};
+use crate::tasks::{Conclusion, PERSIST};
+
+/// What is to become of the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is done with: acknowledge it.
+    Over,
+    /// Somebody else should run it now.
+    HandBack,
+    /// It isn't ours any more, or nobody can say: leave it pending.
+    Leave,
+}
+
+/// Why the streaming stopped.
+enum Stop {
+    Complete(Completion),
+    Failed(ModelError),
+    Cancelled,
+    /// The drain's grace period is over.
+    Drained,
+    /// Another attempt has begun.
+    Lost,
+}
+
+/// How long an ending waits for events that are still on their way. After it,
+/// the end goes one ID further, and readers get the text from PostgreSQL.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Runs an attempt that has begun.
+pub(super) async fn run(worker: &Worker, task: TaskId, begun: Begun, control: &Control) -> Outcome {
+    if begun.attempt > 1 {
+        let history = patiently("history", || worker.tasks.streams.history(task)).await;
+        if let Some(conclusion) = conclude_at_once(worker, &begun, &history) {
+            return conclude_unstarted(worker, task, &begun, history, conclusion).await;
+        }
+    } else if begun.cancelled {
+        let conclusion = Conclusion::Cancelled(None);
+        return conclude_unstarted(worker, task, &begun, History::default(), conclusion).await;
+    }
+    let Some(model) = worker.models.get(&begun.model) else {
+        let error = TaskError {
+            code: code::UNKNOWN_MODEL.to_owned(),
+            message: format!("The model {:?} is no longer configured.", begun.model),
+        };
+        let conclusion = Conclusion::Failed { error, usage: None, failures: None };
+        return conclude_unstarted(worker, task, &begun, History::default(), conclusion).await;
+    };
+    let turns =
+        patiently("prompt", || worker.tasks.store.turns(begun.conversation, begun.message)).await;
+    let request = ChatRequest {
+        model: model.remote.clone(),
+        turns: prompt::tidy(turns),
+        parameters: begun.parameters.clone(),
+    };
+    let call = Call::new(model.chat.clone(), request, begun.failures, &worker.options);
+    let streaming = Streaming {
+        worker,
+        task,
+        begun: &begun,
+        started_at: Instant::now(),
+        outbox: Outbox::default(),
+        log: Some(worker.tasks.streams.log(task, begun.attempt)),
+        appending: None,
+        sending: EventId::new(begun.attempt, 0),
+        call,
+    };
+    streaming.run(control).await
+}
+
+/// What an attempt comes to without calling the model.
+fn conclude_at_once(worker: &Worker, begun: &Begun, history: &History) -> Option<Conclusion> {
+    if let Some(completion) = &history.completion {
+        return Some(Conclusion::Done(completion.clone()));
+    }
+    if begun.cancelled {
+        return Some(Conclusion::Cancelled(None));
+    }
+    (begun.failures >= worker.options.max_failures).then(|| {
+        let message =
+            format!("{} workers were lost or failed while they ran this task.", begun.failures);
+        let error = TaskError { code: code::WORKER_LOST.to_owned(), message };
+        Conclusion::Failed { error, usage: None, failures: None }
+    })
+}
+
+/// Ends an attempt that has written nothing, with what an earlier one left.
+async fn conclude_unstarted(
+    worker: &Worker,
+    task: TaskId,
+    begun: &Begun,
+    history: History,
+    conclusion: Conclusion,
+) -> Outcome {
+    let given_up =
+        matches!(&conclusion, Conclusion::Failed { error, .. } if error.code == code::WORKER_LOST);
+    let id = EventId::new(begun.attempt, 1);
+    if !worker.tasks.end_attempt(task, begun.message, id, history.answer, conclusion).await {
+        return Outcome::Leave;
+    }
+    if given_up {
+        let why = format!("{}: {} failures", code::WORKER_LOST, begun.failures);
+        let _ = worker.tasks.streams.dead_letter(Some(task), "", &why).await;
+    }
+    Outcome::Over
+}
+
+/// Repeats what must succeed for the attempt to go on.
+async fn patiently<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
+    what: &'static str,
+    step: impl Fn() -> F,
+) -> T {
+    let mut failures = 0;
+    loop {
+        match step().await {
+            Ok(value) => return value,
+            Err(error) => {
+                failures += 1;
+                tracing::debug!(%error, what, "trying again");
+                tokio::time::sleep(PERSIST.delay(failures, rand::random())).await;
+            }
+        }
+    }
+}
+
+type Appended = (Log, Result<EventId, Stopped>);
+
+/// An attempt whose model is talking.
+struct Streaming<'a> {
+    worker: &'a Worker,
+    task: TaskId,
+    begun: &'a Begun,
+    started_at: Instant,
+    outbox: Outbox,
+    /// The log, unless an append has it.
+    log: Option<Log>,
+    /// The one append in flight.
+    appending: Option<BoxFuture<'static, Appended>>,
+    /// The ID that the append in flight has, or the last one had.
+    sending: EventId,
+    call: Call,
+}
+
+impl Streaming<'_> {
+    async fn run(mut self, control: &Control) -> Outcome {
+        let stop = self.stream(control).await;
+        match stop {
+            Stop::Complete(completion) => self.complete(completion).await,
+            Stop::Failed(error) => self.failed(error).await,
+            Stop::Cancelled => self.cancelled().await,
+            Stop::Drained => Outcome::HandBack,
+            Stop::Lost => Outcome::Leave,
+        }
+    }
+
+    /// Appends what the model says until it stops, one append at a time.
+    async fn stream(&mut self, control: &Control) -> Stop {
+        let started =
+            Event::Started { attempt: self.begun.attempt, model: self.begun.model.clone() };
+        self.append(started.encode());
+        let deadline = tokio::time::sleep(self.begun.remaining);
+        tokio::pin!(deadline);
+        let mut completion = None;
+        loop {
+            if self.appending.is_none() {
+                if let Some(event) = self.next_event() {
+                    self.append(event);
+                } else if let Some(completion) = completion.take() {
+                    return Stop::Complete(completion);
+                }
+            }
+            tokio::select! {
+                biased;
+                () = control.cancelled.cancelled() => return Stop::Cancelled,
+                () = self.worker.grace_over.cancelled() => return Stop::Drained,
+                () = &mut deadline => return Stop::Failed(overdue()),
+                appended = in_flight(&mut self.appending) => {
+                    if self.appended(appended).await.is_err() {
+                        return Stop::Lost;
+                    }
+                }
+                said = self.call.next(), if completion.is_none() => match said {
+                    Said::Piece(piece) => {
+                        if self.outbox.answer().is_empty() {
+                            metrics::first_token(self.started_at.elapsed());
+                        }
+                        self.outbox.push(piece);
+                        if self.outbox.answer().len() > self.worker.options.answer_cap {
+                            return Stop::Failed(too_large(self.worker.options.answer_cap));
+                        }
+                    }
+                    Said::Complete(complete) => completion = Some(complete),
+                    Said::Failed(error) => return Stop::Failed(error),
+                },
+            }
+        }
+    }
+
+    /// What the log needs next, if anything. Only with the log at hand.
+    fn next_event(&mut self) -> Option<Encoded> {
+        let log = self.log.as_ref()?;
+        if log.must_heal() || log.snapshot_is_due() && !self.outbox.is_empty() {
+            return Some(Event::Snapshot(self.outbox.written().clone()).encode());
+        }
+        self.outbox.take()
+    }
+
+    fn append(&mut self, event: Encoded) {
+        let Some(mut log) = self.log.take() else { return };
+        self.sending = log.free_id();
+        self.appending = Some(Box::pin(async move {
+            let outcome = log.append(&event).await;
+            (log, outcome)
+        }));
+    }
+
+    /// Takes the log back. Where the stream is gone and the attempt still ours,
+    /// makes it again, with everything written so far.
+    ///
+    /// # Errors
+    /// When the attempt is not ours any more.
+    async fn appended(&mut self, (mut log, outcome): Appended) -> Result<(), ()> {
+        self.appending = None;
+        match outcome {
+            Ok(_) => {}
+            Err(Stopped::Gone) => {
+                let attempt = self.begun.attempt;
+                if !patiently("owns", || self.worker.tasks.store.owns(self.task, attempt)).await {
+                    return Err(());
+                }
+                let answer = self.outbox.written().clone();
+                self.sending = log.free_id();
+                self.appending = Some(Box::pin(async move {
+                    let outcome = log.revive(&answer).await;
+                    (log, outcome)
+                }));
+                return Ok(());
+            }
+            Err(stopped @ (Stopped::Fenced | Stopped::Diverged)) => {
+                tracing::warn!(%stopped, "stopping this attempt");
+                return Err(());
+            }
+        }
+        self.log = Some(log);
+        Ok(())
+    }
+
+    /// Appends everything that waits, then `event`. Answers with the next ID.
+    async fn flush(&mut self, event: Option<Event>) -> Result<EventId, ()> {
+        let event = event.map(|event| event.encode());
+        let mut last = event.clone();
+        loop {
+            if self.appending.is_none() {
+                if let Some(event) = self.next_event() {
+                    self.append(event);
+                } else if let Some(event) = last.take() {
+                    self.append(event);
+                } else if let Some(log) = &self.log {
+                    return Ok(log.free_id());
+                }
+            }
+            let appended = in_flight(&mut self.appending).await;
+            if matches!(appended.1, Err(Stopped::Gone)) {
+                // It goes again, after the snapshot that makes the stream anew.
+                last.clone_from(&event);
+            }
+            self.appended(appended).await?;
+        }
+    }
+
+    /// Where the end goes: after everything, or past what can't be confirmed,
+    /// which leaves a gap that readers fill from PostgreSQL.
+    async fn end_id(&mut self) -> Result<EventId, ()> {
+        match tokio::time::timeout(FLUSH, self.flush(None)).await {
+            Ok(id) => id,
+            Err(_) => Ok(self.sending.next().next()),
+        }
+    }
+
+    async fn conclude(self, id: EventId, conclusion: Conclusion) -> Outcome {
+        let Self { worker, task, begun, outbox, .. } = self;
+        if worker.tasks.end_attempt(task, begun.message, id, outbox.into_answer(), conclusion).await
+        {
+            Outcome::Over
+        } else {
+            Outcome::Leave
+        }
+    }
+
+    async fn complete(mut self, completion: Completion) -> Outcome {
+        let Completion { finish_reason, usage } = completion.clone();
+        let Ok(id) = self.flush(Some(Event::Complete { finish_reason, usage })).await else {
+            return Outcome::Leave;
+        };
+        self.conclude(id, Conclusion::Done(completion)).await
+    }
+
+    async fn cancelled(mut self) -> Outcome {
+        let Ok(id) = self.end_id().await else { return Outcome::Leave };
+        let usage = self.call.usage();
+        self.conclude(id, Conclusion::Cancelled(usage)).await
+    }
+
+    async fn failed(mut self, error: ModelError) -> Outcome {
+        let failures = self.call.failures();
+        let reason = TaskError { code: error.code.to_owned(), message: error.message.clone() };
+        if error.retryable && failures < self.worker.options.max_failures {
+            let after = wait(&self.worker.options.backoff(), failures, &error);
+            let (tasks, attempt) = (&self.worker.tasks, self.begun.attempt);
+            let queued = patiently("retry", || {
+                tasks.store.retry(self.task, attempt, failures, after, &reason)
+            })
+            .await;
+            return match queued {
+                RetryOutcome::Queued => {
+                    tracing::info!(%error, ?after, failures, "the attempt failed; another follows");
+                    metrics::attempt_retried(error.code);
+                    self.tell_retrying(&error, after).await;
+                    Outcome::Over
+                }
+                RetryOutcome::CancelRequested => self.cancelled().await,
+                RetryOutcome::Refused => Outcome::Leave,
+            };
+        }
+        tracing::warn!(%error, failures, "the task failed");
+        let Ok(id) = self.end_id().await else { return Outcome::Leave };
+        let (worker, task) = (self.worker, self.task);
+        let usage = self.call.usage();
+        let why = error.to_string();
+        let conclusion = Conclusion::Failed { error: reason, usage, failures: Some(failures) };
+        let outcome = self.conclude(id, conclusion).await;
+        if error.retryable && outcome == Outcome::Over {
+            let _ = worker.tasks.streams.dead_letter(Some(task), "", &why).await;
+        }
+        outcome
+    }
+
+    /// Tells readers that another attempt follows. Best effort: if it does not
+    /// get through, the next attempt's `started` says enough.
+    async fn tell_retrying(&mut self, error: &ModelError, after: Duration) {
+        let retrying = Event::Retrying {
+            attempt: self.begun.attempt,
+            code: error.code.to_owned(),
+            retry_in_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+        };
+        let _ = tokio::time::timeout(FLUSH, self.flush(Some(retrying))).await;
+    }
+}
+
+/// The append in flight; pending for ever if there is none.
+async fn in_flight(appending: &mut Option<BoxFuture<'static, Appended>>) -> Appended {
+    match appending {
+        Some(append) => append.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn overdue() -> ModelError {
+    ModelError {
+        code: code::DEADLINE_EXCEEDED,
+        message: "The task was not finished before its deadline.".to_owned(),
+        retryable: false,
+        retry_after: None,
+    }
+}
+
+fn too_large(cap: usize) -> ModelError {
+    ModelError {
+        code: code::ANSWER_TOO_LARGE,
+        message: format!("The answer grew beyond {cap} bytes; what came before is kept."),
+        retryable: false,
+        retry_after: None,
+    }
+}

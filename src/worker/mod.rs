@@ -1,0 +1,177 @@
+//! The worker: takes jobs, runs attempts, keeps its lease.
+//!
+//! Four loops, each owned by [`run`]: [`claim`] takes jobs and starts an
+//! [`attempt`] for each, [`heartbeat`] renews the lease, [`upkeep`] claims what
+//! dead workers left and relays what the queue lost. When the process dies,
+//! all of it stops at once; others notice after a lease.
+
+mod attempt;
+mod call;
+mod claim;
+mod heartbeat;
+mod outbox;
+mod running;
+mod upkeep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::running::Running;
+use crate::config::Invalid;
+use crate::domain::WorkerId;
+use crate::domain::retry::Backoff;
+use crate::model::catalog::Catalog;
+use crate::streams::queue::Consumer;
+use crate::tasks::Tasks;
+
+/// How tasks are run.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Worker")]
+#[group(skip)]
+pub struct Options {
+    /// Tasks that run at the same time at most
+    #[arg(long, env = "RILL_CONCURRENCY", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub concurrency: u32,
+    /// How long a worker may be silent before others take over its tasks
+    #[arg(long, env = "RILL_LEASE", default_value = "15s", value_parser = crate::config::duration)]
+    pub lease: Duration,
+    /// How often the lease is renewed; at most a third of it
+    #[arg(long, env = "RILL_HEARTBEAT", default_value = "5s", value_parser = crate::config::duration)]
+    pub heartbeat: Duration,
+    /// Failures of one task, after which it is given up
+    #[arg(long, env = "RILL_MAX_FAILURES", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub max_failures: u32,
+    /// The ceiling of the first wait before another try (doubles with each)
+    #[arg(long, env = "RILL_RETRY_BASE", default_value = "1s", value_parser = crate::config::duration)]
+    pub retry_base: Duration,
+    /// The ceiling of every wait before another try, a Retry-After included
+    #[arg(long, env = "RILL_RETRY_MAX", default_value = "60s", value_parser = crate::config::duration)]
+    pub retry_max: Duration,
+    /// How long the model may say nothing before the attempt fails
+    #[arg(long, env = "RILL_MODEL_IDLE_TIMEOUT", default_value = "60s", value_parser = crate::config::duration)]
+    pub model_idle_timeout: Duration,
+    /// Bytes that an answer may have; a longer one fails
+    #[arg(long, env = "RILL_ANSWER_CAP", default_value_t = 4 * 1024 * 1024)]
+    pub answer_cap: usize,
+    /// How long running tasks may go on after SIGTERM before they are handed back
+    #[arg(long, env = "RILL_DRAIN_GRACE", default_value = "25s", value_parser = crate::config::duration)]
+    pub drain_grace: Duration,
+}
+
+impl Options {
+    /// Refuses combinations that would break a promise.
+    ///
+    /// # Errors
+    /// With what to change.
+    pub fn validate(&self, stream_ttl: Duration) -> Result<(), Invalid> {
+        if self.heartbeat.is_zero() || self.heartbeat * 3 > self.lease {
+            return Err(Invalid(format!(
+                "--heartbeat {} is longer than a third of --lease {}: one lost heartbeat would lose the lease; \
+                 shorten the heartbeat or lengthen the lease",
+                humantime::format_duration(self.heartbeat),
+                humantime::format_duration(self.lease),
+            )));
+        }
+        let silence = self.model_idle_timeout.max(self.retry_max) + self.lease;
+        if stream_ttl <= silence {
+            return Err(Invalid(format!(
+                "--stream-ttl {} must be longer than the longest silence of a stream, {} \
+                 (--model-idle-timeout or --retry-max, and a lease)",
+                humantime::format_duration(stream_ttl),
+                humantime::format_duration(silence),
+            )));
+        }
+        Ok(())
+    }
+
+    const fn backoff(&self) -> Backoff {
+        Backoff { base: self.retry_base, max: self.retry_max }
+    }
+}
+
+/// What the loops of one worker share.
+struct Worker {
+    id: WorkerId,
+    tasks: Tasks,
+    consumer: Consumer,
+    models: Arc<Catalog>,
+    options: Options,
+    running: Running,
+    /// Free places for tasks.
+    slots: Arc<Semaphore>,
+    attempts: TaskTracker,
+    /// No more jobs are taken.
+    draining: CancellationToken,
+    /// Running tasks are handed back.
+    grace_over: CancellationToken,
+}
+
+/// Runs a worker until `shutdown`, then drains it: running tasks get the grace
+/// period to finish, the rest is handed back uncharged.
+pub async fn run(
+    tasks: Tasks,
+    models: Arc<Catalog>,
+    options: Options,
+    shutdown: CancellationToken,
+) {
+    let id = WorkerId(uuid::Uuid::new_v4());
+    let consumer = tasks.streams.consumer(id);
+    let worker = Arc::new(Worker {
+        id,
+        consumer,
+        models,
+        running: Running::default(),
+        slots: Arc::new(Semaphore::new(options.concurrency as usize)),
+        attempts: TaskTracker::new(),
+        draining: shutdown.clone(),
+        grace_over: CancellationToken::new(),
+        tasks,
+        options,
+    });
+    let running = Arc::downgrade(&worker);
+    worker.tasks.streams.on_cancel(move |task| {
+        if let Some(worker) = running.upgrade() {
+            worker.running.cancel(task);
+        }
+    });
+
+    let stopped = CancellationToken::new();
+    let loops = TaskTracker::new();
+    loops.spawn(heartbeat::run(worker.clone(), stopped.clone()));
+    loops.spawn(upkeep::run(worker.clone()));
+    loops.spawn(claim::run(worker.clone()));
+    loops.close();
+    shutdown.cancelled().await;
+    drain(&worker).await;
+    stopped.cancel();
+    loops.wait().await;
+    if worker.running.is_empty() {
+        // Only with nothing left: without its row, what it runs is anybody's.
+        let _ = worker.consumer.leave().await;
+        let _ = worker.tasks.store.worker_stopped(worker.id).await;
+    }
+    tracing::info!(worker = %worker.id, "worker stopped");
+}
+
+/// How long handing back may take.
+const HAND_BACK: Duration = Duration::from_secs(5);
+
+async fn drain(worker: &Worker) {
+    let grace = worker.options.drain_grace;
+    worker.attempts.close();
+    if !worker.running.is_empty() {
+        tracing::info!(tasks = worker.running.len(), ?grace, "draining: waiting for running tasks");
+    }
+    if tokio::time::timeout(grace, worker.attempts.wait()).await.is_ok() {
+        return;
+    }
+    tracing::info!(tasks = worker.running.len(), "handing running tasks back");
+    worker.grace_over.cancel();
+    if tokio::time::timeout(HAND_BACK, worker.attempts.wait()).await.is_err() {
+        tracing::warn!(tasks = worker.running.len(), "left to others after their lease");
+    }
+}

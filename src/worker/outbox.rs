@@ -1,0 +1,142 @@
+//! What the model has said and the stream has not got yet.
+//!
+//! One append is in flight for each task. Text that arrives meanwhile merges
+//! into the next event, so pressure makes bigger events, never more of them,
+//! and nothing waits on a timer. Bounded by the answer cap.
+
+use std::collections::VecDeque;
+
+use crate::domain::event::Encoded;
+use crate::domain::{Answer, Event};
+use crate::model::Delta;
+
+/// The answer so far, and the events that are still to be appended.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    answer: Answer,
+    /// What the events taken so far say. A snapshot says just that and no more:
+    /// readers without a gap are not sent it.
+    written: Answer,
+    waiting: VecDeque<Event>,
+}
+
+impl Outbox {
+    pub(super) const fn answer(&self) -> &Answer {
+        &self.answer
+    }
+
+    pub(super) fn into_answer(self) -> Answer {
+        self.answer
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes in a piece of the answer.
+    pub(super) fn push(&mut self, delta: Delta) {
+        let event = match delta {
+            Delta::Text(text) if !text.is_empty() => Event::Delta { text },
+            Delta::Reasoning(text) if !text.is_empty() => Event::Reasoning { text },
+            Delta::ToolCall(call) => Event::ToolCall(call),
+            Delta::Text(_) | Delta::Reasoning(_) | Delta::Finish(_) | Delta::Usage(_) => return,
+        };
+        self.answer.apply(&event);
+        match (self.waiting.back_mut(), event) {
+            (Some(Event::Delta { text }), Event::Delta { text: more })
+            | (Some(Event::Reasoning { text }), Event::Reasoning { text: more }) => {
+                text.push_str(&more)
+            }
+            (Some(Event::ToolCall(call)), Event::ToolCall(more))
+                if call.index == more.index && more.id.is_none() && more.name.is_none() =>
+            {
+                call.arguments.push_str(&more.arguments);
+            }
+            (_, event) => self.waiting.push_back(event),
+        }
+    }
+
+    /// The next event to append.
+    pub(super) fn take(&mut self) -> Option<Encoded> {
+        let event = self.waiting.pop_front()?;
+        self.written.apply(&event);
+        Some(event.encode())
+    }
+
+    /// What the events taken so far say.
+    pub(super) const fn written(&self) -> &Answer {
+        &self.written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::ToolCallDelta;
+    use proptest::prelude::*;
+
+    fn any_delta() -> impl Strategy<Value = Delta> {
+        prop_oneof![
+            any::<String>().prop_map(Delta::Text),
+            any::<String>().prop_map(Delta::Reasoning),
+            (0u32..3, any::<Option<String>>(), any::<String>()).prop_map(
+                |(index, id, arguments)| {
+                    Delta::ToolCall(ToolCallDelta { index, name: id.clone(), id, arguments })
+                }
+            ),
+        ]
+    }
+
+    proptest! {
+        /// However appends and arrivals interleave, a reader that applies the
+        /// events has what the model said.
+        #[test]
+        fn merging_changes_no_text(
+            deltas in proptest::collection::vec((any_delta(), 0u8..3, any::<bool>()), 0..40)
+        ) {
+            let mut outbox = Outbox::default();
+            let mut said = Answer::default();
+            let mut reader = Answer::default();
+            let mut latest = Answer::default();
+            let read = |reader: &mut Answer, encoded: Encoded| {
+                let event = Event::decode(encoded.name, encoded.data.as_bytes()).expect("decodes");
+                reader.apply(&event);
+            };
+            for (delta, appends, snapshot) in deltas {
+                match &delta {
+                    Delta::Text(text) => said.apply(&Event::Delta { text: text.clone() }),
+                    Delta::Reasoning(text) => said.apply(&Event::Reasoning { text: text.clone() }),
+                    Delta::ToolCall(call) => said.apply(&Event::ToolCall(call.clone())),
+                    Delta::Finish(_) | Delta::Usage(_) => {}
+                }
+                outbox.push(delta);
+                for _ in 0..appends {
+                    if let Some(encoded) = outbox.take() {
+                        read(&mut reader, encoded);
+                    }
+                }
+                if snapshot {
+                    // Who needs it resets to it, who doesn't has the same.
+                    latest = outbox.written().clone();
+                    prop_assert_eq!(&latest, &reader);
+                }
+            }
+            while let Some(encoded) = outbox.take() {
+                read(&mut reader, encoded);
+            }
+            prop_assert!(reader.text.starts_with(&latest.text));
+            prop_assert_eq!(&reader, &said);
+            prop_assert_eq!(outbox.answer(), &said);
+        }
+    }
+
+    #[test]
+    fn text_that_waits_becomes_one_event() {
+        let mut outbox = Outbox::default();
+        for word in ["a", "", "b", "c"] {
+            outbox.push(Delta::Text(word.into()));
+        }
+        assert_eq!(outbox.take().expect("one event").data, r#"{"text":"abc"}"#);
+        assert!(outbox.take().is_none());
+    }
+}

@@ -1,0 +1,123 @@
+//! PostgreSQL or Redis away: accepted is never lost, readers get exact text.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::in_both_modes;
+use crate::support::{App, Builder, Cut, PrivateRedis, Proxy, eventually};
+
+fn host_of(url: &str) -> String {
+    let url = reqwest::Url::parse(url).expect("a URL");
+    format!("{}:{}", url.host_str().expect("a host"), url.port().expect("a port"))
+}
+
+/// How many lines of a log are warnings or errors.
+fn complaints(log: &str) -> usize {
+    log.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR")).count()
+}
+
+in_both_modes! {
+    async fn redis_killed_mid_stream_costs_nothing_but_time(builder: Builder) {
+        let mut redis = PrivateRedis::start().await;
+        let app = builder.redis(redis.url()).start().await;
+        let posted = app.say("[[tokens=240]] [[rate=40]]").await;
+        let mut reader = app.reader(&posted);
+        reader.connect(Cut::AfterEvents(20)).await.expect("connects");
+        redis.kill();
+        // Accepted all the same, and run when Redis is back.
+        let started = Instant::now();
+        let meanwhile = app.say("[[tokens=10]] [[rate=0]]").await;
+        let took = started.elapsed();
+        assert_eq!(app.get("/readyz").await.0, 503);
+        assert_eq!(app.get("/healthz").await.0, 200);
+        redis.launch().await;
+        reader.follow([Cut::AfterEvents(50)]).await;
+        assert_eq!(reader.end.as_ref().expect("ended").event, "done");
+        assert_eq!(reader.answer, app.stored(&posted).await);
+        assert_eq!(app.task(&posted).await["attempts"], 1);
+        let late = app.read(&meanwhile).await;
+        assert_eq!(late.answer, app.stored(&meanwhile).await);
+        println!("accepting without Redis took {took:?}");
+        assert!(complaints(&app.api.log()) < 60 && complaints(&app.workers[0].log()) < 60);
+    }
+
+    async fn everything_that_redis_held_can_be_lost(builder: Builder) {
+        let redis = PrivateRedis::start().await;
+        let mut app = builder.redis(redis.url()).workers(0).start().await;
+        let waiting = app.say("[[tokens=10]] [[rate=0]]").await;
+        flush(&app).await;
+        app.start_worker();
+        // Its job is gone; PostgreSQL knows.
+        assert_eq!(app.read(&waiting).await.answer, app.stored(&waiting).await);
+
+        let posted = app.say("[[tokens=160]] [[rate=40]]").await;
+        let mut reader = app.reader(&posted);
+        reader.connect(Cut::AfterEvents(20)).await.expect("connects");
+        let mut live = app.reader(&posted);
+        let (_, ()) = tokio::join!(live.follow([]), async {
+            flush(&app).await;
+            reader.follow([]).await;
+        });
+        let stored = app.stored(&posted).await;
+        assert_eq!(reader.answer, stored);
+        assert_eq!(live.answer, stored);
+        assert_eq!(app.read(&posted).await.answer, stored);
+        assert_eq!(app.task(&posted).await["attempts"], 1);
+    }
+
+    async fn connections_to_redis_cut_again_and_again_lose_nothing(builder: Builder) {
+        let redis = PrivateRedis::start().await;
+        let proxy = Proxy::before(host_of(&redis.url())).await;
+        let app = builder.redis(redis.url()).redis_through(proxy.address()).start().await;
+        let posted = app.say("[[tokens=200]] [[rate=50]]").await;
+        let mut reader = app.reader(&posted);
+        let cutting = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                proxy.cut();
+            }
+        };
+        tokio::select! {
+            () = reader.follow([]) => {}
+            () = cutting => {}
+        }
+        assert_eq!(reader.answer, app.stored(&posted).await);
+    }
+
+    async fn postgresql_away_mid_stream_delays_only_the_end(builder: Builder) {
+        let database = Proxy::before(host_of(&std::env::var("DATABASE_URL").expect("make test"))).await;
+        let app = builder.database_through(database.address()).start().await;
+        let posted = app.say("[[tokens=60]] [[rate=40]]").await;
+        let mut reader = app.reader(&posted);
+        reader.connect(Cut::AfterEvents(10)).await.expect("connects");
+        let mut live = app.reader(&posted);
+        live.cursor.clone_from(&reader.cursor);
+        live.answer.clone_from(&reader.answer);
+        live.connect(Cut::AfterEvents(1)).await.expect("connects");
+        let following = live.connect(Cut::AfterEvents(40));
+        tokio::pin!(following);
+        tokio::select! {
+            _ = &mut following => panic!("the stream was over before PostgreSQL went"),
+            () = async { database.take_away() } => {}
+        }
+        // Tokens still stream, for who is there already.
+        following.await.expect("streams on");
+        let request = app.client.post(format!("{}/v1/conversations", app.url)).json(&json!({}));
+        let response = request.send().await.expect("answers");
+        assert_eq!(response.status().as_u16(), 503);
+        assert!(response.headers().contains_key("retry-after"));
+        assert_eq!(app.get("/readyz").await.0, 503);
+        database.bring_back();
+        reader.follow([]).await;
+        assert_eq!(reader.end.as_ref().expect("ended").event, "done");
+        assert_eq!(reader.answer, app.stored(&posted).await);
+        assert_eq!(app.task(&posted).await["attempts"], 1, "a healthy run was taken over");
+        eventually("ready again", || async { app.get("/readyz").await.0 == 200 }).await;
+    }
+}
+
+async fn flush(app: &App) {
+    let mut redis = app.redis().await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("FLUSHALL");
+}

@@ -1,0 +1,139 @@
+//! Many readers share few connections; hints are never relied on.
+
+use futures_util::stream::{self, StreamExt};
+use redis::AsyncCommands;
+use rill::domain::TaskId;
+
+use crate::in_both_modes;
+use crate::support::{App, Builder, Cut, PrivateRedis, Reader, within};
+
+const STREAMS: usize = 2_000;
+
+in_both_modes! {
+    /// The streams are written by the test: what is measured is the reading.
+    async fn two_thousand_readers_share_sixteen_connections(builder: Builder) {
+        let redis = PrivateRedis::start().await;
+        let app = builder.redis(redis.url()).workers(0).start().await;
+        let tasks = running_tasks(&app).await;
+        let client = &app.client;
+        let opened = stream::iter(&tasks).map(|task| {
+            let url = format!("{}/v1/tasks/{task}/stream", app.url);
+            async move {
+                let mut reader = Reader::new(client.clone(), url);
+                // Open, and served what there is.
+                reader.connect(Cut::AfterEvents(1)).await.expect("connects");
+                reader
+            }
+        });
+        let readers: Vec<_> = within("all streams are opened", opened.buffer_unordered(100).collect()).await;
+        let all = futures_util::future::join_all(readers.into_iter().map(|mut reader| async move {
+            reader.follow([]).await;
+            reader
+        }));
+        let writing = async {
+            let mut redis = app.redis().await;
+            crate::support::eventually("all readers are back", || async {
+                app.metric("rill_readers_open").await as usize == STREAMS
+            })
+            .await;
+            let ours = connections(&mut redis).await;
+            println!("connections of the API to Redis with {STREAMS} readers: {ours}");
+            assert!(ours <= 16, "{ours} connections");
+            for round in 1..=3 {
+                append_to_all(&app, &mut redis, &tasks, round, "delta", r#"{"text":"more "}"#).await;
+            }
+            let failed = r#"{"message_id":"00000000-0000-0000-0000-000000000000","code":"x","message":"y"}"#;
+            append_to_all(&app, &mut redis, &tasks, 4, "failed", failed).await;
+        };
+        let (readers, ()) = within("all readers are served", async { tokio::join!(all, writing) }).await;
+        assert_eq!(readers.len(), STREAMS);
+        for reader in readers {
+            assert_eq!(reader.answer.text, "more more more ");
+        }
+    }
+}
+
+/// Tasks as they are while a worker runs them, each with its `started`.
+async fn running_tasks(app: &App) -> Vec<TaskId> {
+    let conversation = app.conversation().await;
+    let ids: Vec<uuid::Uuid> = sqlx::query_scalar(
+        "WITH m AS (
+             INSERT INTO messages (id, conversation_id, position, role)
+             SELECT gen_random_uuid(), $1::uuid, n, 'assistant' FROM generate_series(1, $2) n RETURNING id)
+         INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters, request,
+                            status, attempt, claim_id, worker_id, deadline_at, enqueued_at)
+         SELECT gen_random_uuid(), '00000000-0000-0000-0000-000000000000', $1::uuid, id, 'simulator',
+                '{}', '{}', 'running', 1, gen_random_uuid(), gen_random_uuid(), now() + interval '1 hour', now()
+         FROM m RETURNING id",
+    )
+    .bind(&conversation)
+    .bind(i32::try_from(STREAMS).expect("small"))
+    .fetch_all(&app.pool)
+    .await
+    .expect("inserts");
+    let tasks: Vec<_> = ids.into_iter().map(TaskId).collect();
+    let mut redis = app.redis().await;
+    append_to_all(app, &mut redis, &tasks, 0, "started", r#"{"attempt":1,"model":"simulator"}"#)
+        .await;
+    tasks
+}
+
+/// As a worker appends: the entry, then the hint.
+async fn append_to_all(
+    app: &App,
+    redis: &mut redis::aio::MultiplexedConnection,
+    tasks: &[TaskId],
+    seq: usize,
+    name: &str,
+    data: &str,
+) {
+    for batch in tasks.chunks(200) {
+        let mut commands = redis::pipe();
+        for task in batch {
+            let (prefix, partition, id) = (&app.name, task.partition(), format!("1-{seq}"));
+            commands
+                .xadd(
+                    format!("{prefix}:{{{partition}}}:task:{task}"),
+                    &id,
+                    &[("e", name), ("d", data)],
+                )
+                .ignore();
+            commands.publish(format!("{prefix}:{{{partition}}}:wake:{task}"), &id).ignore();
+        }
+        let _: () = commands.query_async(redis).await.expect("appends");
+    }
+}
+
+/// `CLIENT LIST` without the test's own.
+async fn connections(redis: &mut redis::aio::MultiplexedConnection) -> usize {
+    let list: String =
+        redis::cmd("CLIENT").arg("LIST").query_async(redis).await.expect("CLIENT LIST");
+    list.lines().filter(|line| !line.contains("cmd=client|list")).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_refused_by_acl_leave_streams_exact() {
+    let server = PrivateRedis::start().await;
+    let mut admin = redis::Client::open(server.url())
+        .expect("a URL")
+        .get_multiplexed_async_connection()
+        .await
+        .expect("connects");
+    // A user that may do everything but publish and subscribe.
+    let _: () = redis::cmd("ACL")
+        .arg(&["SETUSER", "nohints", "on", ">secret", "~*", "resetchannels", "+@all"])
+        .query_async(&mut admin)
+        .await
+        .expect("ACL SETUSER");
+    let url = server.url().replace("redis://", "redis://nohints:secret@");
+    let app = App::builder().redis(url).start().await;
+    let posted = app.say("[[tokens=60]] [[rate=60]]").await;
+    let mut cut = app.reader(&posted);
+    let (whole, ()) =
+        tokio::join!(app.read(&posted), cut.follow([Cut::AfterEvents(7), Cut::AfterBytes(900)]));
+    let stored = app.stored(&posted).await;
+    assert_eq!(whole.answer, stored);
+    assert_eq!(cut.answer, stored);
+    app.api.logged("no wake-up hints").await;
+    let _: Option<String> = admin.get("x").await.expect("GET");
+}

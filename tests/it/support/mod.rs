@@ -1,0 +1,36 @@
+//! What the tests share: real servers, real `rill` processes, a reader.
+
+mod app;
+mod process;
+mod reader;
+mod servers;
+
+pub(crate) use app::{App, Builder};
+pub(crate) use process::Process;
+pub(crate) use reader::{Cut, Reader, SseParser};
+pub(crate) use servers::{PrivateRedis, Proxy};
+
+use std::time::Duration;
+
+/// How long a test waits for what must happen, on a machine that is busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds; what it waits for is in the panic.
+pub(crate) async fn eventually<F: Future<Output = bool>>(
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Bounds a wait for an event.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {PATIENCE:?} in vain: {what}"),
+    }
+}
