@@ -8,7 +8,8 @@ use time::OffsetDateTime;
 
 use super::body::{Json, JsonBody};
 use super::extract::{Account, Limit};
-use super::problem::{Code, Failure, FieldError, Problem, failures};
+use super::failure::{Failure, failures};
+use super::problem::{Code, FieldError, Problem};
 use super::{State, Tag};
 use crate::domain::ConversationId;
 use crate::store::{self, ConversationChange};

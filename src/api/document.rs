@@ -7,6 +7,7 @@ use poem::http::{Method, header};
 use poem::{Endpoint, IntoEndpoint, Response, get};
 use poem_openapi::registry::{MetaApi, Registry};
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject};
+use serde_json::Value;
 
 use super::State;
 use super::conversations::Conversations;
@@ -69,7 +70,32 @@ impl OpenApi for DocumentOnly {
 
 /// The OpenAPI document: the same bytes for the same version.
 pub fn openapi_document() -> String {
-    described(DocumentOnly).spec() + "\n"
+    let spec = described(DocumentOnly).spec();
+    let tidied = serde_json::from_str(&spec).map(|mut document| {
+        unmerge(&mut document);
+        format!("{document:#}")
+    });
+    tidied.unwrap_or(spec) + "\n"
+}
+
+/// A field that refers to a type and has a description of its own becomes an
+/// `allOf` of the reference and the description, which is repeated beside it.
+/// SDK generators take the second part for a type: it goes.
+fn unmerge(json: &mut Value) {
+    if let Value::Object(object) = json
+        && let Some(Value::Array(parts)) = object.get("allOf")
+        && let [Value::Object(reference), Value::Object(repeated)] = &parts[..]
+        && reference.contains_key("$ref")
+        && repeated.iter().all(|(name, value)| object.get(name) == Some(value))
+    {
+        let reference = Value::Array(vec![parts[0].clone()]);
+        object.insert("allOf".to_owned(), reference);
+    }
+    match json {
+        Value::Object(object) => object.values_mut().for_each(unmerge),
+        Value::Array(items) => items.iter_mut().for_each(unmerge),
+        _ => {}
+    }
 }
 
 /// The document's routes, by the patterns that poem matches them with: there,
@@ -141,8 +167,6 @@ pub(super) fn page() -> impl IntoEndpoint<Endpoint: Endpoint + 'static> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use serde_json::Value;
-
     use super::*;
 
     fn document() -> Value {
@@ -183,6 +207,17 @@ mod tests {
             1,
             "redoc's page has changed"
         );
+    }
+
+    #[test]
+    fn a_reference_with_a_description_is_no_type_of_its_own() {
+        let format =
+            &document()["components"]["schemas"]["NewMessage"]["properties"]["response_format"];
+        assert_eq!(
+            format["allOf"],
+            serde_json::json!([{"$ref": "#/components/schemas/ResponseFormat"}])
+        );
+        assert!(format["description"].is_string());
     }
 
     #[test]

@@ -4,7 +4,8 @@ use poem_openapi::{Object, OpenApi};
 
 use super::Tag;
 use super::body::Json;
-use super::problem::{Code, Failure, Problem, failures};
+use super::failure::{Failure, failures};
+use super::problem::{Code, Problem};
 use crate::tasks::Tasks;
 
 /// All is well.

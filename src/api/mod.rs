@@ -1,10 +1,11 @@
 //! HTTP: the resources under `/v1`, their document, the chat page, probes and
 //! metrics. The only place, beside the simulator, that knows `poem`.
 //!
-//! A file a resource. [`edge`] is what every request goes through; [`problem`]
-//! is every way to say no. Nothing is kept here: whatever a request changes is
-//! in PostgreSQL when it is answered, so the process may die at any time, and
-//! an open stream is continued elsewhere from its cursor.
+//! A file a resource. `edge` is what every request goes through, `problem`
+//! every way to say no, `failure` which of them each operation can say.
+//! Nothing is kept here: whatever a request changes is in PostgreSQL when it is
+//! answered, so the process may die at any time, and an open stream is
+//! continued elsewhere from its cursor.
 
 mod body;
 mod content;
@@ -14,10 +15,12 @@ mod document;
 mod edge;
 mod events;
 mod extract;
+mod failure;
 mod health;
 mod ids;
 mod messages;
 mod models;
+mod new_message;
 mod options;
 mod page;
 mod parameters;

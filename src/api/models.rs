@@ -3,7 +3,7 @@
 use poem_openapi::{Object, OpenApi};
 
 use super::body::Json;
-use super::problem::{Failure, failures};
+use super::failure::{Failure, failures};
 use super::{State, Tag};
 
 /// A model that may be asked for.

@@ -30,9 +30,16 @@ pub struct Options {
     /// that proxies (most cut after 60 s) keep it open
     #[arg(long, env = "RILL_SSE_COMMENT", default_value = "15s", value_parser = duration)]
     pub sse_comment: Duration,
-    /// An origin whose pages may use the API, such as https://chat.example, or
-    /// * for every origin; repeatable
-    #[arg(long = "cors-origin", env = "RILL_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
+    /// Origins whose pages may use the API.
+    #[arg(
+        long = "cors-origin",
+        env = "RILL_CORS_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        value_parser = origin,
+        help = "An origin whose pages may use the API, such as https://chat.example, or * for every \
+                origin; repeatable"
+    )]
     pub cors_origins: Vec<String>,
 }
 

@@ -7,7 +7,7 @@ use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::messages::NewMessage;
+use super::new_message::NewMessage;
 use super::problem::FieldError;
 use super::union::{TextOr, tagged_union};
 

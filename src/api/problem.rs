@@ -1,24 +1,17 @@
 //! Everything that can go wrong, as `application/problem+json` (RFC 9457).
 //!
 //! A [`Code`] is stable: programs may branch on it. A [`Problem`] is one
-//! occurrence, with a `detail` that says what to do. A [`Failure`] is a problem
-//! of a certain operation, which knows its codes, so that the OpenAPI document
-//! says of each operation which errors it can answer with.
+//! occurrence, with a `detail` that says what to do.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::marker::PhantomData;
-use std::sync::{Mutex, PoisonError};
 
 use poem::error::ResponseError;
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Body, Response};
+use poem_openapi::Object;
 use poem_openapi::payload::Payload;
-use poem_openapi::registry::{
-    MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry,
-};
+use poem_openapi::registry::{MetaSchemaRef, Registry};
 use poem_openapi::types::{ToJSON, Type};
-use poem_openapi::{ApiResponse, Object};
 
 use super::request_id::RequestId;
 use crate::log_limit::LogLimit;
@@ -80,22 +73,6 @@ codes! {
 const DETAIL: usize = 1_000;
 /// Errors of one body that are named at most.
 const MAX_ERRORS: usize = 20;
-
-/// What every operation can answer with.
-const ALWAYS: &[Code] = &[Code::Internal];
-/// What an operation with a parameter in its path, query or headers can.
-pub(super) const PARAMETERS: &[Code] = &[Code::InvalidParameter];
-/// What an operation that reads a body can.
-pub(super) const BODY: &[Code] = &[
-    Code::InvalidJson,
-    Code::BodyTimeout,
-    Code::BodyTooLarge,
-    Code::UnsupportedMediaType,
-    Code::InvalidBody,
-    Code::InvalidText,
-];
-/// What an operation that needs PostgreSQL can.
-pub(super) const STORE: &[Code] = &[Code::Unavailable];
 
 /// One thing that is wrong with a body.
 #[derive(Debug, Clone, PartialEq, Eq, Object)]
@@ -198,7 +175,6 @@ impl Problem {
     }
 
     /// The kind of problem.
-    #[cfg(test)]
     pub(super) const fn code(&self) -> Code {
         self.code
     }
@@ -267,56 +243,8 @@ impl From<crate::tasks::Error> for Problem {
     }
 }
 
-/// Names the codes that an operation can answer with.
-pub(super) trait Operation: Send + Sync + 'static {
-    /// In groups, to be named once.
-    const CODES: &'static [&'static [Code]];
-
-    fn codes() -> impl Iterator<Item = Code> {
-        Self::CODES.iter().chain([&ALWAYS]).flat_map(|group| group.iter().copied())
-    }
-}
-
-/// Declares operations' failures: `failures! { Get: [STORE, PARAMETERS], TaskNotFound; }`.
-macro_rules! failures {
-    ($($name:ident: [$($group:ident),*] $(, $code:ident)*;)*) => {
-        $(
-            #[doc = concat!("What `", stringify!($name), "` can answer with.")]
-            pub(super) struct $name;
-
-            impl $crate::api::problem::Operation for $name {
-                const CODES: &'static [&'static [$crate::api::problem::Code]] = &[
-                    $($crate::api::problem::$group,)*
-                    &[$($crate::api::problem::Code::$code,)*],
-                ];
-            }
-        )*
-    };
-}
-pub(super) use failures;
-
-/// A problem of operation `O`.
-pub(super) struct Failure<O>(Problem, PhantomData<O>);
-
-impl<O: Operation, E: Into<Problem>> From<E> for Failure<O> {
-    fn from(error: E) -> Self {
-        let problem = error.into();
-        debug_assert!(
-            O::codes().any(|code| code == problem.code),
-            "{:?} is missing from the operation's codes, and so from the document",
-            problem.code,
-        );
-        Self(problem, PhantomData)
-    }
-}
-
-impl<O> From<Failure<O>> for poem::Error {
-    fn from(failure: Failure<O>) -> Self {
-        failure.0.into()
-    }
-}
-
-struct ProblemPayload;
+/// How a problem is sent.
+pub(super) struct ProblemPayload;
 
 impl Payload for ProblemPayload {
     const CONTENT_TYPE: &'static str = "application/problem+json";
@@ -330,30 +258,6 @@ impl Payload for ProblemPayload {
     }
 }
 
-impl<O: Operation> ApiResponse for Failure<O> {
-    fn meta() -> MetaResponses {
-        let mut statuses: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
-        for code in O::codes() {
-            statuses.entry(code.status().as_u16()).or_default().push(code);
-        }
-        let responses = statuses.into_iter().map(|(status, codes)| MetaResponse {
-            description: describe(&codes),
-            status: Some(status),
-            status_range: None,
-            content: vec![MetaMediaType {
-                content_type: ProblemPayload::CONTENT_TYPE,
-                schema: ProblemPayload::schema_ref(),
-            }],
-            headers: if status == 503 { vec![retry_after()] } else { Vec::new() },
-        });
-        MetaResponses { responses: responses.collect() }
-    }
-
-    fn register(registry: &mut Registry) {
-        ProblemPayload::register(registry);
-    }
-}
-
 fn shorten(mut text: String, bytes: usize) -> String {
     if text.len() > bytes {
         let end = (0..=bytes).rev().find(|&end| text.is_char_boundary(end));
@@ -363,36 +267,10 @@ fn shorten(mut text: String, bytes: usize) -> String {
     text
 }
 
-fn retry_after() -> MetaHeader {
-    MetaHeader {
-        name: "Retry-After".to_owned(),
-        description: Some("Seconds to wait before the request is repeated.".to_owned()),
-        required: true,
-        deprecated: false,
-        schema: u32::schema_ref(),
-    }
-}
-
-/// A response's description. poem-openapi wants it to live for ever, so each
-/// distinct text is kept, once.
-fn describe(codes: &[Code]) -> &'static str {
-    static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    let lines: Vec<_> =
-        codes.iter().map(|code| format!("`{}`: {}.", code.as_str(), code.title())).collect();
-    let text = lines.join("\n\n");
-    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
-    match texts.get(text.as_str()) {
-        Some(known) => known,
-        None => {
-            let text: &'static str = Box::leak(text.into_boxed_str());
-            texts.insert(text);
-            text
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     async fn json(problem: Problem) -> (Response, serde_json::Value) {

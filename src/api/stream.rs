@@ -22,7 +22,8 @@ use tracing::Instrument;
 
 use super::events::TaskEvent;
 use super::extract::{Account, RawHeader};
-use super::problem::{Code, Failure, Problem, failures};
+use super::failure::{Failure, failures};
+use super::problem::{Code, Problem};
 use super::tasks::not_found;
 use super::{State, Tag};
 use crate::domain::{EventId, TaskId};

@@ -7,7 +7,8 @@ use time::OffsetDateTime;
 
 use super::body::Json;
 use super::extract::Account;
-use super::problem::{Code, Failure, Problem, failures};
+use super::failure::{Failure, failures};
+use super::problem::{Code, Problem};
 use super::{State, Tag};
 use crate::domain::{self, ConversationId, MessageId, TaskId};
 use crate::store;

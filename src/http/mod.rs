@@ -176,6 +176,7 @@ impl<E: Endpoint + 'static> Server<E> {
     /// One connection, from its first byte to its end.
     async fn drive(&self, socket: TcpStream, peer: SocketAddr) {
         let Ok(local) = socket.local_addr() else { return };
+        let _gauge = crate::metrics::connection();
         // Tokens are small and must not wait for each other. Failing here
         // means that the peer is gone, which reading will tell.
         let _ = socket.set_nodelay(true);

@@ -336,7 +336,9 @@ impl Store {
     /// worker that has missed its lease. Repeating it with the same claim gives
     /// the same attempt.
     ///
-    /// Taking over charges a failure, so a task that kills its workers ends.
+    /// Taking over charges a failure, so a task that kills its workers ends. Only
+    /// a worker that has itself been steady for a lease may take over: after an
+    /// outage of PostgreSQL every worker looks dead.
     ///
     /// # Errors
     /// When the outcome is unknown; repeat with the same claim.
@@ -360,7 +362,8 @@ impl Store {
                            ) AS orphaned,
                            EXISTS (
                                SELECT FROM workers me
-                               WHERE me.id = $3 AND me.steady_since <= now() - $4::interval
+                               WHERE me.id = $3 AND me.heartbeat_at > now() - $4::interval
+                                 AND me.steady_since <= now() - $4::interval
                            ) AS may_judge
                     FROM tasks t WHERE t.id = $1
                     FOR UPDATE OF t
@@ -440,7 +443,7 @@ impl Store {
     pub async fn end(&self, task: TaskId, seen: Ending, last: &Final) -> Result<EndOutcome> {
         bounded("end", async {
             let usage = last.usage.map(Json);
-            let calls = (!last.answer.tool_calls.is_empty()).then(|| Json(&last.answer.tool_calls));
+            let calls = (!last.answer.tool_calls.is_empty()).then_some(Json(&last.answer.tool_calls));
             let outcome = sqlx::query!(
                 r#"
                 WITH ended AS (

@@ -1,7 +1,7 @@
 //! The worker: takes jobs, runs attempts, keeps its lease.
 //!
-//! Four loops, each owned by [`run`]: [`claim`] takes jobs and starts an
-//! [`attempt`] for each, [`heartbeat`] renews the lease, [`upkeep`] claims what
+//! Four loops, each owned by [`run`]: `claim` takes jobs and starts an
+//! `attempt` for each, `heartbeat` renews the lease, `upkeep` claims what
 //! dead workers left and relays what the queue lost. When the process dies,
 //! all of it stops at once; others notice after a lease.
 

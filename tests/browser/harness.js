@@ -17,6 +17,11 @@ export const SIZES = [
   { name: "1280", width: 1280, height: 800 },
 ];
 
+// Whatever ends this process ends the servers that it has started.
+const running = new Set();
+process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(1));
+
 /** One `rill up`, and what it keeps its data in. */
 export class Server {
   #name = `rill_browser_${process.pid}_${Date.now()}`;
@@ -46,6 +51,9 @@ export class Server {
     for (const name of ["OPENAI_API_KEY", "OPENAI_BASE_URL", "RILL_UPSTREAMS", "RILL_MODELS"]) delete env[name];
     if (env.DATABASE_URL) env.DATABASE_URL = withDatabase(env.DATABASE_URL, this.#name);
     this.#process = spawn(binary, ["up"], { env, stdio: ["ignore", "pipe", "pipe"] });
+    const child = this.#process;
+    running.add(child);
+    child.on("exit", () => running.delete(child));
     for (const stream of [this.#process.stdout, this.#process.stderr]) {
       stream.on("data", (data) => {
         this.#log.push(...String(data).split("\n"));

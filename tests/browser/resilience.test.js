@@ -29,7 +29,7 @@ describe("the chat page in trouble", { concurrency: 3 }, () => {
 
     test(at("a connection that is cut resumes after the last event"), async () => {
       const page = await chat.open(browser, server, size);
-      await chat.send(page, "Cut me. [[tokens=240]] [[rate=40]]");
+      await chat.send(page, "Cut me. [[tokens=400]] [[rate=40]]");
       for (let i = 1; i <= 2; i += 1) {
         await chat.untilLonger(page, i * 100);
         await page.click("#cut");
@@ -45,7 +45,7 @@ describe("the chat page in trouble", { concurrency: 3 }, () => {
 
     test(at("a stream that answers 503, which ends an EventSource, is opened again"), async () => {
       const page = await chat.open(browser, server, size);
-      await chat.send(page, "A server in trouble. [[tokens=240]] [[rate=40]]");
+      await chat.send(page, "A server in trouble. [[tokens=400]] [[rate=40]]");
       await chat.untilLonger(page, 60);
       let refused = 0;
       await page.route(STREAM, (route) => {
@@ -63,7 +63,7 @@ describe("the chat page in trouble", { concurrency: 3 }, () => {
 
     test(at("a device that goes offline says so, and comes back"), async () => {
       const page = await chat.open(browser, server, size);
-      await chat.send(page, "Into the tunnel. [[tokens=240]] [[rate=40]]");
+      await chat.send(page, "Into the tunnel. [[tokens=400]] [[rate=40]]");
       await chat.untilLonger(page, 60);
       await page.context().setOffline(true);
       await page.click("#cut");

@@ -12,6 +12,7 @@ mod exact;
 mod late;
 mod layering;
 mod outages;
+mod readme;
 mod retries;
 mod scale;
 mod statements;

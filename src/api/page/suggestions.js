@@ -6,7 +6,8 @@ const FOR_A_MODEL = [
   ["Long enough to reload in", "Tell me the story of a river, from its source to the sea, in about 800 words."],
   ["With some Markdown in it", "Explain how a river forms a delta, with headings, a list and a table."],
 ];
-// What stands in brackets directs the simulator: speed, length and failures.
+// What stands in brackets directs the simulator: speed, length and failures. It fails for the first
+// calls of a prompt only, so each gets a seed of its own.
 const FOR_THE_SIMULATOR = [
   ["Long and slow, to reload in", "Tell me about rivers. [[tokens=400]] [[rate=25]]"],
   ["Reasoning first, then the answer", "Think before you answer. [[reasoning=60]] [[tokens=150]] [[rate=30]]"],
@@ -21,7 +22,7 @@ export function suggest(list, models, pick) {
       const button = make("button", "suggestion");
       button.type = "button";
       button.append(make("span", "", text), make("small", "", prompt));
-      button.addEventListener("click", () => pick(prompt));
+      button.addEventListener("click", () => pick(simulated ? `${prompt} [[seed=${Math.floor(Math.random() * 1e6)}]]` : prompt));
       const item = make("li");
       item.append(button);
       return item;

@@ -4,9 +4,9 @@
 //! live are the same read: `XREAD` after a concrete ID. Two things make the
 //! process read:
 //!
-//! - a **blocking `XREAD`** ([`blocker`]) is the guarantee: it covers every
+//! - a **blocking `XREAD`** (`blocker`) is the guarantee: it covers every
 //!   stream without hints, and every stream that has been quiet for a second;
-//! - a **hint** ([`hinted`]) only makes it fast: the streams that were hinted
+//! - a **hint** (`hinted`) only makes it fast: the streams that were hinted
 //!   at go into one non-blocking multi-key `XREAD`, and hints that arrive
 //!   meanwhile make the next one.
 //!

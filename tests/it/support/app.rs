@@ -158,6 +158,17 @@ impl App {
         self.workers.push(Process::start(&["worker"], &self.environment));
     }
 
+    /// `rill up` on the same database, with the built-in simulator: what `make run` starts.
+    pub(crate) fn up(&self) -> Process {
+        let environment: Vec<_> = self
+            .environment
+            .iter()
+            .filter(|(name, _)| name != "OPENAI_BASE_URL" && name != "RILL_MODELS")
+            .cloned()
+            .collect();
+        Process::start(&["up"], &environment)
+    }
+
     /// Kills the API and starts another at a new address.
     pub(crate) async fn restart_api(&mut self) {
         self.api.kill();
