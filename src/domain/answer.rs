@@ -35,9 +35,16 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Bytes of text, reasoning and arguments together; what the answer cap limits.
+    /// Bytes of text, reasoning and tool calls together; what the answer cap limits.
     pub fn len(&self) -> usize {
-        let calls: usize = self.tool_calls.iter().map(|call| call.arguments.len()).sum();
+        /// What a call takes beside its texts, about.
+        const CALL: usize = 64;
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let calls: usize = self
+            .tool_calls
+            .iter()
+            .map(|call| CALL + text(&call.id) + text(&call.name) + call.arguments.len())
+            .sum();
         self.text.len() + self.reasoning.len() + calls
     }
 

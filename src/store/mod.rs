@@ -113,6 +113,9 @@ const TRUST_IDLE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    /// One connection that nothing else waits for: a burst of requests must not
+    /// cost a worker its lease.
+    heartbeats: PgPool,
 }
 
 impl Store {
@@ -128,21 +131,15 @@ impl Store {
             .application_name("rill")
             // A commit that answered must survive a crash, whatever the
             // server's default is (promise 1).
-            .options([("statement_timeout", limit.as_str()), ("synchronous_commit", "on")]);
-        let pool = PgPoolOptions::new()
-            .max_connections(options.database_connections)
-            .acquire_timeout(ACQUIRE_LIMIT)
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > TRUST_IDLE {
-                        sqlx::Connection::ping(connection).await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(connect);
-        Ok(Self { pool })
+            .options([
+                ("statement_timeout", limit.as_str()),
+                ("synchronous_commit", "on"),
+                ("jit", "off"),
+            ]);
+        Ok(Self {
+            pool: pool(connect.clone(), options.database_connections - 1),
+            heartbeats: pool(connect, 1),
+        })
     }
 
     /// Brings the schema up to date. Safe to run from many processes at once.
@@ -168,8 +165,25 @@ impl Store {
 
     /// Closes every connection.
     pub async fn close(&self) {
-        self.pool.close().await;
+        tokio::join!(self.pool.close(), self.heartbeats.close());
     }
+}
+
+/// At most `size` connections, opened as they are needed.
+fn pool(connect: PgConnectOptions, size: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(size)
+        .acquire_timeout(ACQUIRE_LIMIT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > TRUST_IDLE {
+                    sqlx::Connection::ping(connection).await?;
+                }
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(connect)
 }
 
 /// Counts the statement under its name and bounds how long it may take.

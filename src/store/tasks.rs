@@ -224,7 +224,7 @@ pub struct StreamEnd {
     pub answer: Answer,
 }
 
-fn attempt(value: i64) -> Result<u32> {
+pub(super) fn attempt(value: i64) -> Result<u32> {
     u32::try_from(value).map_err(|_| Error::Corrupt(format!("attempt {value}")))
 }
 
@@ -362,7 +362,7 @@ impl Store {
                            ) AS orphaned,
                            EXISTS (
                                SELECT FROM workers me
-                               WHERE me.id = $3 AND me.heartbeat_at > now() - $4::interval
+                               WHERE me.id = $3 AND me.heartbeat_at > now() - $4::interval / 2
                                  AND me.steady_since <= now() - $4::interval
                            ) AS may_judge
                     FROM tasks t WHERE t.id = $1
@@ -443,8 +443,9 @@ impl Store {
     pub async fn end(&self, task: TaskId, seen: Ending, last: &Final) -> Result<EndOutcome> {
         bounded("end", async {
             let usage = last.usage.map(Json);
-            let calls = (!last.answer.tool_calls.is_empty()).then_some(Json(&last.answer.tool_calls));
-            let outcome = sqlx::query!(
+            let calls =
+                (!last.answer.tool_calls.is_empty()).then_some(Json(&last.answer.tool_calls));
+            let took = sqlx::query_scalar!(
                 r#"
                 WITH ended AS (
                     UPDATE tasks
@@ -458,9 +459,7 @@ impl Store {
                     SET answer = $11, reasoning = $12, tool_calls = $13, finish_reason = $14
                     FROM ended WHERE messages.id = ended.message_id
                 )
-                SELECT (SELECT extract(epoch FROM now() - created_at)::float8 FROM ended) AS took,
-                       EXISTS (SELECT FROM tasks WHERE id = $1 AND final_id = $6 AND final_data = $7)
-                           AS "before!"
+                SELECT extract(epoch FROM now() - created_at)::float8 AS "took!" FROM ended
                 "#,
                 task.0,
                 i64::from(seen.attempt),
@@ -478,13 +477,24 @@ impl Store {
                 last.finish_reason,
                 last.failures.map(|failures| i32::try_from(failures).unwrap_or(i32::MAX)),
             )
+            .fetch_optional(&self.pool)
+            .await?;
+            if let Some(took) = took {
+                return Ok(EndOutcome::Committed(Duration::try_from_secs_f64(took).ok()));
+            }
+            // A statement of its own: it sees what a try of ours that ran at the
+            // same time has committed.
+            let ours = sqlx::query_scalar!(
+                r#"SELECT EXISTS (
+                       SELECT FROM tasks WHERE id = $1 AND final_id = $2 AND final_data = $3
+                   ) AS "ours!""#,
+                task.0,
+                last.id.to_string(),
+                last.data,
+            )
             .fetch_one(&self.pool)
             .await?;
-            Ok(match outcome.took {
-                Some(took) => EndOutcome::Committed(Duration::try_from_secs_f64(took).ok()),
-                None if outcome.before => EndOutcome::Committed(None),
-                None => EndOutcome::Refused,
-            })
+            Ok(if ours { EndOutcome::Committed(None) } else { EndOutcome::Refused })
         })
         .await
     }
@@ -503,18 +513,12 @@ impl Store {
         error: &TaskError,
     ) -> Result<RetryOutcome> {
         bounded("retry", async {
-            let row = sqlx::query!(
+            let queued = sqlx::query!(
                 r#"
-                WITH queued AS (
-                    UPDATE tasks
-                    SET status = 'queued', failures = $6, run_after = now() + $3::interval,
-                        enqueued_at = NULL, error_code = $4, error_message = $5
-                    WHERE id = $1 AND attempt = $2 AND status = 'running' AND cancel_requested_at IS NULL
-                    RETURNING id
-                )
-                SELECT EXISTS (SELECT FROM queued) OR (status = 'queued' AND attempt = $2) AS "queued!",
-                       status = 'running' AND attempt = $2 AS "ours!"
-                FROM tasks WHERE id = $1
+                UPDATE tasks
+                SET status = 'queued', failures = $6, run_after = now() + $3::interval,
+                    enqueued_at = NULL, error_code = $4, error_message = $5
+                WHERE id = $1 AND attempt = $2 AND status = 'running' AND cancel_requested_at IS NULL
                 "#,
                 task.0,
                 i64::from(number),
@@ -523,13 +527,49 @@ impl Store {
                 error.message,
                 i32::try_from(failures).unwrap_or(i32::MAX),
             )
+            .execute(&self.pool)
+            .await?;
+            if queued.rows_affected() > 0 {
+                return Ok(RetryOutcome::Queued);
+            }
+            // A statement of its own: it sees what a try of ours that ran at the
+            // same time has committed.
+            let status = sqlx::query_scalar!(
+                "SELECT status FROM tasks WHERE id = $1 AND attempt = $2",
+                task.0,
+                i64::from(number),
+            )
             .fetch_optional(&self.pool)
             .await?;
-            Ok(match row {
-                Some(row) if row.queued => RetryOutcome::Queued,
-                Some(row) if row.ours => RetryOutcome::CancelRequested,
+            Ok(match status.as_deref() {
+                Some("queued") => RetryOutcome::Queued,
+                Some("running") => RetryOutcome::CancelRequested,
                 _ => RetryOutcome::Refused,
             })
+        })
+        .await
+    }
+
+    /// Queues a task again that is running under a worker which doesn't run it
+    /// (a defect of ours; the failure is charged).
+    ///
+    /// # Errors
+    /// When the outcome is unknown; the worker's next heartbeat says.
+    pub async fn requeue_stray(&self, task: TaskId, number: u32, worker: WorkerId) -> Result<()> {
+        bounded("requeue_stray", async {
+            sqlx::query!(
+                r#"
+                UPDATE tasks
+                SET status = 'queued', failures = failures + 1, run_after = NULL, enqueued_at = NULL
+                WHERE id = $1 AND attempt = $2 AND worker_id = $3 AND status = 'running'
+                "#,
+                task.0,
+                i64::from(number),
+                worker.0,
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(())
         })
         .await
     }

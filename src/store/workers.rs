@@ -2,23 +2,26 @@
 
 use std::time::Duration;
 
+use super::tasks::attempt;
 use super::{Result, Store, bounded, interval};
 use crate::domain::{TaskId, WorkerId};
 
-/// What a heartbeat says about one of the worker's tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a heartbeat says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Beat {
-    /// Which task.
-    pub task: TaskId,
-    /// Another attempt has begun: stop, and write nothing more.
-    pub lost: bool,
-    /// The caller wants it stopped.
-    pub cancelled: bool,
+    /// Tasks of which another attempt has begun: stop, and write nothing more.
+    pub lost: Vec<TaskId>,
+    /// Tasks that the caller wants stopped.
+    pub cancelled: Vec<TaskId>,
+    /// Tasks that are the worker's, but that it did not say it runs: just begun,
+    /// just ended, or forgotten.
+    pub strays: Vec<(TaskId, u32)>,
 }
 
 impl Store {
     /// Renews the worker's lease on all its tasks and tells which of them
-    /// (given with their attempts) changed under it.
+    /// (given with their attempts) changed under it. A worker that has missed
+    /// half a lease is not steady any more.
     ///
     /// # Errors
     /// When PostgreSQL is away. That is no reason to stop: not being able to
@@ -28,7 +31,7 @@ impl Store {
         worker: WorkerId,
         lease: Duration,
         tasks: &[(TaskId, u32)],
-    ) -> Result<Vec<Beat>> {
+    ) -> Result<Beat> {
         let ids: Vec<_> = tasks.iter().map(|(task, _)| task.0).collect();
         let attempts: Vec<_> = tasks.iter().map(|(_, attempt)| i64::from(*attempt)).collect();
         bounded("heartbeat", async {
@@ -38,27 +41,40 @@ impl Store {
                     INSERT INTO workers AS w (id) VALUES ($1)
                     ON CONFLICT (id) DO UPDATE
                     SET heartbeat_at = now(),
-                        steady_since = CASE WHEN w.heartbeat_at < now() - $2::interval
+                        steady_since = CASE WHEN w.heartbeat_at < now() - $2::interval / 2
                                             THEN now() ELSE w.steady_since END
                 )
-                SELECT mine.id AS "id!",
+                SELECT mine.id AS "id!", NULL::bigint AS stray,
                        t.id IS NULL OR t.attempt <> mine.attempt AS "lost!",
-                       coalesce(t.cancel_requested_at IS NOT NULL, false) AS "cancelled!"
+                       t.cancel_requested_at IS NOT NULL AS "cancelled!"
                 FROM unnest($3::uuid[], $4::bigint[]) AS mine (id, attempt)
                 LEFT JOIN tasks t ON t.id = mine.id
                 WHERE t.id IS NULL OR t.attempt <> mine.attempt OR t.cancel_requested_at IS NOT NULL
+                UNION ALL
+                SELECT t.id, t.attempt, false, false FROM tasks t
+                WHERE t.worker_id = $1 AND t.status = 'running' AND t.id <> ALL ($3)
                 "#,
                 worker.0,
                 interval(lease),
                 &ids,
                 &attempts,
             )
-            .fetch_all(&self.pool)
+            .fetch_all(&self.heartbeats)
             .await?;
-            Ok(rows
-                .into_iter()
-                .map(|row| Beat { task: TaskId(row.id), lost: row.lost, cancelled: row.cancelled })
-                .collect())
+            let mut beat = Beat::default();
+            for row in rows {
+                let task = TaskId(row.id);
+                if let Some(number) = row.stray {
+                    beat.strays.push((task, attempt(number)?));
+                }
+                if row.lost {
+                    beat.lost.push(task);
+                }
+                if row.cancelled {
+                    beat.cancelled.push(task);
+                }
+            }
+            Ok(beat)
         })
         .await
     }

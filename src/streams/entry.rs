@@ -56,7 +56,8 @@ fn pairs(value: Value) -> Vec<(Value, Value)> {
     }
 }
 
-/// `[[id, [field, value, …]], …]`. A deleted entry, which is nil, is left out.
+/// `[[id, [field, value, …]], …]`. A deleted entry (nil, or with nil for
+/// its fields) is left out.
 pub(super) fn raw_entries(value: Value) -> Vec<RawEntry> {
     let Value::Array(entries) = value else { return Vec::new() };
     entries
@@ -65,7 +66,11 @@ pub(super) fn raw_entries(value: Value) -> Vec<RawEntry> {
             let Value::Array(parts) = entry else { return None };
             let mut parts = parts.into_iter();
             let id = text(parts.next()?)?;
-            let fields = pairs(parts.next().unwrap_or(Value::Nil))
+            let fields = match parts.next()? {
+                Value::Nil => return None,
+                fields => pairs(fields),
+            };
+            let fields = fields
                 .into_iter()
                 .filter_map(|(field, value)| Some((bytes(field)?, bytes(value)?)))
                 .collect();
@@ -74,10 +79,22 @@ pub(super) fn raw_entries(value: Value) -> Vec<RawEntry> {
         .collect()
 }
 
+/// What one read brings of a task's stream.
+pub(super) struct Page {
+    pub(super) entries: Vec<Entry>,
+    /// The last entry's ID, an event or not: where to read on from.
+    pub(super) last: Option<EventId>,
+    /// How many entries there were, events or not.
+    pub(super) len: usize,
+}
+
 /// Events of a task's stream. What isn't one (a newer rill's event, somebody
 /// else's entry) is left out, and shows to readers as a gap.
-pub(super) fn entries(value: Value) -> Vec<Entry> {
-    raw_entries(value)
+pub(super) fn page(value: Value) -> Page {
+    let raw = raw_entries(value);
+    let last = raw.last().and_then(|entry| entry.id.parse().ok());
+    let len = raw.len();
+    let entries = raw
         .into_iter()
         .filter_map(|raw| {
             let id = raw.id.parse().ok()?;
@@ -85,7 +102,8 @@ pub(super) fn entries(value: Value) -> Vec<Entry> {
             let data = raw.field("d")?.clone();
             Some(Entry { id, name, data })
         })
-        .collect()
+        .collect();
+    Page { entries, last, len }
 }
 
 /// The streams of an `XREAD` reply, by key. Nil (nothing new) is none.

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection, SendError};
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, Value};
@@ -26,6 +26,10 @@ pub(super) const RESPONSE_LIMIT: Duration = Duration::from_secs(3);
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Commands in a row without an answer, after which a connection is given up.
 const SILENT_COMMANDS: u32 = 2;
+/// How often a connection is tried.
+const PING: Duration = Duration::from_secs(5);
+/// How long a connection lives that wasn't made in vain.
+const STEADY: Duration = Duration::from_secs(1);
 /// Commands that may wait for their turn to be written.
 const QUEUE: usize = 1024;
 
@@ -116,6 +120,11 @@ impl Link {
         }
     }
 
+    /// The number of the connection; 0 while there is none.
+    pub(super) fn generation(&self) -> u64 {
+        self.current.borrow().as_ref().map_or(0, |connected| connected.generation)
+    }
+
     /// Waits until the connection is another than `generation`, and is there.
     pub(super) async fn reconnected(&self, generation: u64) -> Result<u64> {
         let mut current = self.current.clone();
@@ -143,6 +152,16 @@ impl AsyncPushSender for Pushes {
     }
 }
 
+/// Sends a PING now and then, for ever: on a link that is silent, nothing else
+/// tells that the peer is gone.
+async fn ping(mut connected: Connected) {
+    loop {
+        tokio::time::sleep(PING).await;
+        // `judge` counts what is not answered.
+        let _ = connected.send(&redis::cmd("PING")).await;
+    }
+}
+
 async fn supervise(
     client: Client,
     on_push: Option<OnPush>,
@@ -150,6 +169,7 @@ async fn supervise(
     current: watch::Sender<Option<Connected>>,
 ) {
     static DOWN: LogLimit = LogLimit::new();
+    static UP: LogLimit = LogLimit::new();
     let backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(1) };
     let mut generation = 0;
     let mut failures = 0;
@@ -164,19 +184,24 @@ async fn supervise(
         match client.get_multiplexed_async_connection_with_config(&config).await {
             Ok(connection) => {
                 generation += 1;
-                if failures > 0 || generation > 1 {
-                    tracing::info!(generation, "connected to Redis again");
+                if generation > 1
+                    && let Some(skipped) = UP.pass()
+                {
+                    tracing::info!(generation, skipped, "connected to Redis again");
                 }
-                failures = 0;
+                let since = Instant::now();
                 let silent = Arc::new(AtomicU32::new(0));
                 let connected =
                     Connected { connection, generation, silent, broken: broken.clone() };
-                current.send_replace(Some(connected));
+                current.send_replace(Some(connected.clone()));
                 tokio::select! {
                     () = broken.notified() => {}
+                    () = ping(connected) => {}
                     () = stop.cancelled() => {}
                 }
                 current.send_replace(None);
+                // One that breaks at once is no better than none.
+                failures = if since.elapsed() > STEADY { 0 } else { failures + 1 };
             }
             Err(error) => {
                 failures += 1;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Pipeline, Value, cmd};
 
-use super::entry::{entries, raw_entries};
+use super::entry::{page, raw_entries};
 use super::link::Connected;
 use super::{Entry, Error, Result, Streams, answered, is_stale_id};
 use crate::domain::answer::Completion;
@@ -354,9 +354,10 @@ impl Streams {
             let mut connected = self.connection().await?;
             let mut command = cmd("XRANGE");
             command.arg(&key).arg(format!("({after}")).arg("+").arg("COUNT").arg(500);
-            let page = entries(answered(connected.send(&command).await?)?);
-            let Some(last) = page.last().map(|entry| entry.id) else { break };
+            let page = page(answered(connected.send(&command).await?)?);
+            let Some(last) = page.last else { break };
             after = last;
+            let page = page.entries;
             // Only the newest attempt counts, and of it only what follows its
             // last reset: the rest need not be held.
             let newest = stored.len() + page.iter().rposition(|e| e.name.is_reset()).unwrap_or(0);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{PERSIST, Result, Tasks};
 use crate::domain::answer::Completion;
 use crate::domain::event::Encoded;
+use crate::domain::task::code;
 use crate::domain::{Answer, Event, EventId, MessageId, TaskId, TaskStatus, Usage};
 use crate::log_limit::LogLimit;
 use crate::metrics;
@@ -84,8 +85,8 @@ impl Tasks {
         conclusion: Conclusion,
     ) -> bool {
         let seen = Ending { attempt: id.attempt, status: TaskStatus::Running };
-        let (last, terminal) = conclusion.commit(id, message, answer);
-        let mut failures = 0;
+        let (mut last, mut terminal) = conclusion.commit(id, message, answer);
+        let (mut failures, mut refused) = (0, false);
         loop {
             match self.store.end(task, seen, &last).await {
                 Ok(EndOutcome::Committed(took)) => {
@@ -93,6 +94,13 @@ impl Tasks {
                     break;
                 }
                 Ok(EndOutcome::Refused) => return false,
+                // Repeating won't help. Nobody has seen this end yet, so it can
+                // be another: a task must end, even by a defect of ours.
+                Err(error) if !error.is_unavailable() && !refused => {
+                    tracing::error!(%error, %task, "a task's end can't be committed as it is");
+                    refused = true;
+                    (last, terminal) = defect().commit(id, message, Answer::default());
+                }
                 Err(error) => {
                     failures += 1;
                     if let Some(skipped) = AWAY.pass() {
@@ -151,6 +159,14 @@ impl Tasks {
         }
         Ok(())
     }
+}
+
+fn defect() -> Conclusion {
+    let error = TaskError {
+        code: code::INTERNAL.to_owned(),
+        message: "The answer could not be stored; the server's log has the cause.".to_owned(),
+    };
+    Conclusion::Failed { error, usage: None, failures: None }
 }
 
 /// What the stream has to end with: the terminal event, after a snapshot if it

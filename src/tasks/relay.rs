@@ -51,7 +51,10 @@ impl Tasks {
                 };
                 Conclusion::Failed { error, usage: None, failures: None }
             };
-            self.end_orphan(orphan, conclusion).await?;
+            // One that can't be ended must not keep the others from their end.
+            if let Err(error) = self.end_orphan(orphan, conclusion).await {
+                tracing::warn!(%error, task = %orphan.task, "an overdue task was not ended");
+            }
         }
         Ok(count)
     }

@@ -16,12 +16,12 @@ use super::running::Control;
 use crate::domain::answer::Completion;
 use crate::domain::event::Encoded;
 use crate::domain::task::code;
-use crate::domain::{Event, EventId, TaskId, prompt};
+use crate::domain::{Answer, Event, EventId, TaskId, prompt};
 use crate::metrics;
-use crate::model::{ChatRequest, ModelError};
+use crate::model::{ChatRequest, ModelError, without_nul};
 use crate::store::{Begun, RetryOutcome, TaskError};
 use crate::streams::log::{History, Log, Stopped};
-use crate::tasks::{Conclusion, PERSIST};
+use crate::tasks::{self, Conclusion, PERSIST};
 
 /// What is to become of the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,31 +51,29 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 /// Runs an attempt that has begun.
 pub(super) async fn run(worker: &Worker, task: TaskId, begun: Begun, control: &Control) -> Outcome {
-    if begun.attempt > 1 {
-        let history = patiently("history", || worker.tasks.streams.history(task)).await;
-        if let Some(conclusion) = conclude_at_once(worker, &begun, &history) {
-            return conclude_unstarted(worker, task, &begun, history, conclusion).await;
+    let prepared = tokio::select! {
+        biased;
+        () = control.cancelled.cancelled() => {
+            let history = tokio::time::timeout(FLUSH, worker.tasks.streams.history(task)).await;
+            let answer = history.ok().and_then(Result::ok).unwrap_or_default().answer;
+            Prepared::Conclude(answer, Conclusion::Cancelled(None))
         }
-    } else if begun.cancelled {
-        let conclusion = Conclusion::Cancelled(None);
-        return conclude_unstarted(worker, task, &begun, History::default(), conclusion).await;
-    }
-    let Some(model) = worker.models.get(&begun.model) else {
-        let error = TaskError {
-            code: code::UNKNOWN_MODEL.to_owned(),
-            message: format!("The model {:?} is no longer configured.", begun.model),
-        };
-        let conclusion = Conclusion::Failed { error, usage: None, failures: None };
-        return conclude_unstarted(worker, task, &begun, History::default(), conclusion).await;
+        () = worker.grace_over.cancelled() => return Outcome::HandBack,
+        prepared = prepare(worker, task, &begun) => prepared.unwrap_or_else(|error| {
+            tracing::error!(%error, "the attempt can't be prepared");
+            Prepared::Conclude(Answer::default(), failure(code::INTERNAL, DEFECT.to_owned()))
+        }),
+        () = tokio::time::sleep(begun.remaining) => {
+            let overdue = overdue();
+            Prepared::Conclude(Answer::default(), failure(overdue.code, overdue.message))
+        }
     };
-    let turns =
-        patiently("prompt", || worker.tasks.store.turns(begun.conversation, begun.message)).await;
-    let request = ChatRequest {
-        model: model.remote.clone(),
-        turns: prompt::tidy(turns),
-        parameters: begun.parameters.clone(),
+    let call = match prepared {
+        Prepared::Call(call) => *call,
+        Prepared::Conclude(answer, conclusion) => {
+            return conclude_unstarted(worker, task, &begun, answer, conclusion).await;
+        }
     };
-    let call = Call::new(model.chat.clone(), request, begun.failures, &worker.options);
     let streaming = Streaming {
         worker,
         task,
@@ -90,6 +88,45 @@ pub(super) async fn run(worker: &Worker, task: TaskId, begun: Begun, control: &C
     streaming.run(control).await
 }
 
+/// What an attempt is to do.
+enum Prepared {
+    /// Call the model.
+    Call(Box<Call>),
+    /// End at once, with what an earlier attempt left.
+    Conclude(Answer, Conclusion),
+}
+
+async fn prepare(worker: &Worker, task: TaskId, begun: &Begun) -> Result<Prepared, tasks::Error> {
+    if begun.attempt > 1 {
+        let history = patiently(|| worker.tasks.streams.history(task)).await?;
+        if let Some(conclusion) = conclude_at_once(worker, begun, &history) {
+            return Ok(Prepared::Conclude(history.answer, conclusion));
+        }
+    } else if begun.cancelled {
+        return Ok(Prepared::Conclude(Answer::default(), Conclusion::Cancelled(None)));
+    }
+    let Some(model) = worker.models.get(&begun.model) else {
+        let message = format!("The model {:?} is no longer configured.", begun.model);
+        return Ok(Prepared::Conclude(Answer::default(), failure(code::UNKNOWN_MODEL, message)));
+    };
+    let turns = patiently(|| worker.tasks.store.turns(begun.conversation, begun.message)).await?;
+    let request = ChatRequest {
+        model: model.remote.clone(),
+        turns: prompt::tidy(turns),
+        parameters: begun.parameters.clone(),
+    };
+    let call = Call::new(model.chat.clone(), request, begun.failures, &worker.options);
+    Ok(Prepared::Call(Box::new(call)))
+}
+
+fn failure(code: &str, message: String) -> Conclusion {
+    let error = TaskError { code: code.to_owned(), message };
+    Conclusion::Failed { error, usage: None, failures: None }
+}
+
+/// What people are told of a defect; the log has the cause.
+const DEFECT: &str = "A defect of the server; its log has the cause.";
+
 /// What an attempt comes to without calling the model.
 fn conclude_at_once(worker: &Worker, begun: &Begun, history: &History) -> Option<Conclusion> {
     if let Some(completion) = &history.completion {
@@ -101,8 +138,7 @@ fn conclude_at_once(worker: &Worker, begun: &Begun, history: &History) -> Option
     (begun.failures >= worker.options.max_failures).then(|| {
         let message =
             format!("{} workers were lost or failed while they ran this task.", begun.failures);
-        let error = TaskError { code: code::WORKER_LOST.to_owned(), message };
-        Conclusion::Failed { error, usage: None, failures: None }
+        failure(code::WORKER_LOST, message)
     })
 }
 
@@ -111,13 +147,13 @@ async fn conclude_unstarted(
     worker: &Worker,
     task: TaskId,
     begun: &Begun,
-    history: History,
+    answer: Answer,
     conclusion: Conclusion,
 ) -> Outcome {
     let given_up =
         matches!(&conclusion, Conclusion::Failed { error, .. } if error.code == code::WORKER_LOST);
     let id = EventId::new(begun.attempt, 1);
-    if !worker.tasks.end_attempt(task, begun.message, id, history.answer, conclusion).await {
+    if !worker.tasks.end_attempt(task, begun.message, id, answer, conclusion).await {
         return Outcome::Leave;
     }
     if given_up {
@@ -127,21 +163,26 @@ async fn conclude_unstarted(
     Outcome::Over
 }
 
-/// Repeats what must succeed for the attempt to go on.
-async fn patiently<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
-    what: &'static str,
-    step: impl Fn() -> F,
-) -> T {
+/// Repeats what must succeed for the attempt to go on, while a store is away.
+///
+/// # Errors
+/// When repeating can't help.
+async fn patiently<T, E, F>(step: impl Fn() -> F) -> Result<T, tasks::Error>
+where
+    E: Into<tasks::Error>,
+    F: Future<Output = Result<T, E>>,
+{
     let mut failures = 0;
     loop {
-        match step().await {
-            Ok(value) => return value,
-            Err(error) => {
-                failures += 1;
-                tracing::debug!(%error, what, "trying again");
-                tokio::time::sleep(PERSIST.delay(failures, rand::random())).await;
-            }
+        let error = match step().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error.into(),
+        };
+        if !error.is_unavailable() {
+            return Err(error);
         }
+        failures += 1;
+        tokio::time::sleep(PERSIST.delay(failures, rand::random())).await;
     }
 }
 
@@ -247,7 +288,8 @@ impl Streaming<'_> {
             Ok(_) => {}
             Err(Stopped::Gone) => {
                 let attempt = self.begun.attempt;
-                if !patiently("owns", || self.worker.tasks.store.owns(self.task, attempt)).await {
+                let owns = patiently(|| self.worker.tasks.store.owns(self.task, attempt)).await;
+                if !owns.unwrap_or(false) {
                     return Err(());
                 }
                 let answer = self.outbox.written().clone();
@@ -273,8 +315,13 @@ impl Streaming<'_> {
         let mut last = event.clone();
         loop {
             if self.appending.is_none() {
-                if let Some(event) = self.next_event() {
-                    self.append(event);
+                let heals = self.log.as_ref().is_some_and(Log::must_heal);
+                if let Some(next) = self.next_event() {
+                    if heals {
+                        // What follows a reset counts: it goes (again) after it.
+                        last.clone_from(&event);
+                    }
+                    self.append(next);
                 } else if let Some(event) = last.take() {
                     self.append(event);
                 } else if let Some(log) = &self.log {
@@ -311,8 +358,15 @@ impl Streaming<'_> {
 
     async fn complete(mut self, completion: Completion) -> Outcome {
         let Completion { finish_reason, usage } = completion.clone();
-        let Ok(id) = self.flush(Some(Event::Complete { finish_reason, usage })).await else {
-            return Outcome::Leave;
+        let complete = Event::Complete { finish_reason, usage };
+        // `complete` saves others from calling the model again; where Redis is
+        // away for long, committing does that better.
+        let id = match tokio::time::timeout(self.worker.options.lease, self.flush(Some(complete)))
+            .await
+        {
+            Ok(Ok(id)) => id,
+            Ok(Err(())) => return Outcome::Leave,
+            Err(_) => self.sending.next().next(),
         };
         self.conclude(id, Conclusion::Done(completion)).await
     }
@@ -325,15 +379,14 @@ impl Streaming<'_> {
 
     async fn failed(mut self, error: ModelError) -> Outcome {
         let failures = self.call.failures();
-        let reason = TaskError { code: error.code.to_owned(), message: error.message.clone() };
+        let message = without_nul(error.message.clone());
+        let reason = TaskError { code: error.code.to_owned(), message };
         if error.retryable && failures < self.worker.options.max_failures {
             let after = wait(&self.worker.options.backoff(), failures, &error);
             let (tasks, attempt) = (&self.worker.tasks, self.begun.attempt);
-            let queued = patiently("retry", || {
-                tasks.store.retry(self.task, attempt, failures, after, &reason)
-            })
-            .await;
-            return match queued {
+            let queued =
+                patiently(|| tasks.store.retry(self.task, attempt, failures, after, &reason)).await;
+            return match queued.unwrap_or(RetryOutcome::Refused) {
                 RetryOutcome::Queued => {
                     tracing::info!(%error, ?after, failures, "the attempt failed; another follows");
                     metrics::attempt_retried(error.code);

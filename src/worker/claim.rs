@@ -91,13 +91,16 @@ async fn start_all(worker: &Arc<Worker>, slot: OwnedSemaphorePermit, jobs: Vec<D
             continue;
         }
         let slot = match slot.take() {
-            Some(slot) => slot,
-            None => match worker.slots.clone().acquire_owned().await {
-                Ok(slot) => slot,
-                Err(_) => return,
-            },
+            Some(slot) => Some(slot),
+            None => {
+                let free = worker.slots.clone().acquire_owned();
+                worker.draining.run_until_cancelled(free).await.and_then(Result::ok)
+            }
         };
-        start(worker, slot, job);
+        match slot {
+            Some(slot) => start(worker, slot, job),
+            None => leave_to_others(worker, &job).await,
+        }
     }
 }
 

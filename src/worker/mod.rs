@@ -140,15 +140,17 @@ pub async fn run(
     });
 
     let stopped = CancellationToken::new();
-    let loops = TaskTracker::new();
-    loops.spawn(heartbeat::run(worker.clone(), stopped.clone()));
-    loops.spawn(upkeep::run(worker.clone()));
-    loops.spawn(claim::run(worker.clone()));
-    loops.close();
+    let beating = tokio::spawn(heartbeat::run(worker.clone(), stopped.clone()));
+    let takers = TaskTracker::new();
+    takers.spawn(upkeep::run(worker.clone()));
+    takers.spawn(claim::run(worker.clone()));
+    takers.close();
     shutdown.cancelled().await;
+    // First whoever starts attempts, so that none starts behind the drain's back.
+    let _ = tokio::time::timeout(HAND_BACK, takers.wait()).await;
     drain(&worker).await;
     stopped.cancel();
-    loops.wait().await;
+    let _ = beating.await;
     if worker.running.is_empty() {
         // Only with nothing left: without its row, what it runs is anybody's.
         let _ = worker.consumer.leave().await;

@@ -47,9 +47,9 @@ impl Outbox {
             | (Some(Event::Reasoning { text }), Event::Reasoning { text: more }) => {
                 text.push_str(&more)
             }
-            (Some(Event::ToolCall(call)), Event::ToolCall(more))
-                if call.index == more.index && more.id.is_none() && more.name.is_none() =>
-            {
+            (Some(Event::ToolCall(call)), Event::ToolCall(more)) if call.index == more.index => {
+                call.id = more.id.or(call.id.take());
+                call.name = more.name.or(call.name.take());
                 call.arguments.push_str(&more.arguments);
             }
             (_, event) => self.waiting.push_back(event),

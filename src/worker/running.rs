@@ -47,6 +47,11 @@ impl Running {
         self.lock().values().any(|entry| entry.job == job)
     }
 
+    /// The task runs here.
+    pub(super) fn has_task(&self, task: TaskId) -> bool {
+        self.lock().contains_key(&task)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }

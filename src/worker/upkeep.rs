@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Worker, claim};
 use crate::log_limit::LogLimit;
-use crate::tasks::Result;
+use crate::streams;
 
 /// How often dead workers' jobs and missing jobs are looked for.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -22,38 +22,40 @@ const BATCH: usize = 64;
 
 /// Keeps up until the worker drains.
 pub(super) async fn run(worker: Arc<Worker>) {
-    static LIMIT: LogLimit = LogLimit::new();
     let mut cursor = "0-0".to_owned();
     let (mut overdue, mut tidied) = (Instant::now(), Instant::now());
-    loop {
-        let period = PERIOD.mul_f64(0.75 + rand::random::<f64>() / 2.0);
-        if worker.draining.run_until_cancelled(tokio::time::sleep(period)).await.is_none() {
-            return;
-        }
-        let pass = async {
-            reclaim(&worker, &mut cursor).await?;
-            worker.tasks.relay(worker.options.lease).await?;
+    let lease = worker.options.lease;
+    let rounds = async {
+        loop {
+            tokio::time::sleep(PERIOD.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
+            // Each on its own: one that can't be done must not stop the others.
+            report(reclaim(&worker, &mut cursor).await);
+            report(worker.tasks.relay(lease).await);
             if overdue.elapsed() >= OVERDUE {
                 overdue = Instant::now();
-                worker.tasks.end_overdue(worker.options.lease).await?;
+                report(worker.tasks.end_overdue(lease).await);
             }
             if tidied.elapsed() >= TIDY {
                 tidied = Instant::now();
-                worker.tasks.store.tidy(KEEP_DELETED).await?;
-                worker.consumer.forget_dead(worker.options.lease * 4).await?;
+                report(worker.tasks.store.tidy(KEEP_DELETED).await);
+                report(worker.consumer.forget_dead(lease * 4).await);
             }
-            Result::Ok(())
-        };
-        if let Err(error) = pass.await
-            && let Some(skipped) = LIMIT.pass()
-        {
-            tracing::warn!(%error, skipped, "upkeep was cut short; trying again");
         }
+    };
+    worker.draining.run_until_cancelled(rounds).await;
+}
+
+fn report<T, E: std::fmt::Display>(outcome: Result<T, E>) {
+    static LIMIT: LogLimit = LogLimit::new();
+    if let Err(error) = outcome
+        && let Some(skipped) = LIMIT.pass()
+    {
+        tracing::warn!(%error, skipped, "a part of the upkeep was not done; trying again");
     }
 }
 
 /// One step through the pending jobs, as far as there are free slots.
-async fn reclaim(worker: &Arc<Worker>, cursor: &mut String) -> Result<()> {
+async fn reclaim(worker: &Arc<Worker>, cursor: &mut String) -> streams::Result<()> {
     let free = worker.slots.available_permits().min(BATCH);
     if free == 0 {
         return Ok(());

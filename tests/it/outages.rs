@@ -117,6 +117,65 @@ in_both_modes! {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobodys_healthy_run_is_stolen_when_postgresql_comes_back() {
+    let database = Proxy::before(host_of(&std::env::var("DATABASE_URL").expect("make test"))).await;
+    let app = App::builder().workers(3).database_through(database.address()).start().await;
+    eventually("all workers are steady for a lease", || async {
+        sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM workers WHERE steady_since <= now() - interval '3 s'",
+        )
+        .fetch_one(&app.pool)
+        .await
+        .expect("counts")
+            == 3
+    })
+    .await;
+    let posted = app.say("[[tokens=400]] [[rate=30]]").await;
+    let mut reader = app.reader(&posted);
+    reader.connect(Cut::AfterEvents(10)).await.expect("connects");
+    database.take_away();
+    // Longer than the lease: every worker looks dead to every other.
+    eventually("the last heartbeat is older than a lease", || async {
+        sqlx::query_scalar::<_, bool>(
+            "SELECT bool_and(heartbeat_at < now() - interval '4 s') FROM workers",
+        )
+        .fetch_one(&app.pool)
+        .await
+        .expect("reads")
+    })
+    .await;
+    database.bring_back();
+    reader.follow([]).await;
+    assert_eq!(reader.answer, app.stored(&posted).await);
+    let task = app.task(&posted).await;
+    assert_eq!((&task["attempts"], &task["failures"]), (&1.into(), &0.into()), "{task}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_work_again_after_redis_was_away() {
+    let redis = PrivateRedis::start().await;
+    let proxy = Proxy::before(host_of(&redis.url())).await;
+    let app = App::builder().redis(redis.url()).redis_through(proxy.address()).start().await;
+    let posted = app.say("[[tokens=400]] [[rate=30]]").await;
+    let mut reader = app.reader(&posted);
+    reader.connect(Cut::AfterEvents(10)).await.expect("connects");
+    let outage = async {
+        proxy.take_away();
+        app.api.logged("task streams can't be read").await;
+        proxy.bring_back();
+        // One that was there before, and read by blocking reads at worst.
+        eventually("it is read on", || async { app.metric("rill_readers_open", "").await > 0.0 })
+            .await;
+        let hinted = || app.metric("rill_tail_reads_total", "hint");
+        let before = hinted().await;
+        eventually("it is read because of hints", || async { hinted().await > before + 20.0 })
+            .await;
+    };
+    tokio::join!(reader.follow([]), outage);
+    assert_eq!(reader.answer, app.stored(&posted).await);
+}
+
 async fn flush(app: &App) {
     let mut redis = app.redis().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("FLUSHALL");

@@ -5,7 +5,7 @@ use redis::AsyncCommands;
 use rill::domain::TaskId;
 
 use crate::in_both_modes;
-use crate::support::{App, Builder, Cut, PrivateRedis, Reader, within};
+use crate::support::{App, Builder, Cut, PrivateRedis, Reader, connect_to_redis, within};
 
 const STREAMS: usize = 2_000;
 
@@ -33,7 +33,7 @@ in_both_modes! {
         let writing = async {
             let mut redis = app.redis().await;
             crate::support::eventually("all readers are back", || async {
-                app.metric("rill_readers_open").await as usize == STREAMS
+                app.metric("rill_readers_open", "").await as usize == STREAMS
             })
             .await;
             let ours = connections(&mut redis).await;
@@ -114,11 +114,7 @@ async fn connections(redis: &mut redis::aio::MultiplexedConnection) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hints_refused_by_acl_leave_streams_exact() {
     let server = PrivateRedis::start().await;
-    let mut admin = redis::Client::open(server.url())
-        .expect("a URL")
-        .get_multiplexed_async_connection()
-        .await
-        .expect("connects");
+    let mut admin = connect_to_redis(&server.url()).await;
     // A user that may do everything but publish and subscribe.
     let _: () = redis::cmd("ACL")
         .arg(&["SETUSER", "nohints", "on", ">secret", "~*", "resetchannels", "+@all"])

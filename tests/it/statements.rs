@@ -52,7 +52,7 @@ async fn a_task_of_500_chunks_costs_at_most_8_statements_and_none_a_chunk() {
     let body = serde_json::json!({ "content": "[[tokens=500]] [[rate=250]]" });
     let posted = app.say_in(&conversation, body).await;
     eventually("the task has ended, and said so", || async {
-        app.metric("rill_tasks_accepted_total").await > 0.0
+        app.metric("rill_tasks_accepted_total", "").await > 0.0
             && sqlx::query_scalar::<_, Option<String>>(
                 "SELECT final_id FROM tasks WHERE id = $1::uuid",
             )

@@ -197,3 +197,31 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
     let letters: redis::streams::StreamRangeReply = redis.xrange_all(dead).await.expect("XRANGE");
     assert_eq!(letters.ids[0].get::<String>("task"), Some(posted.task.clone()));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_its_worker_has_forgotten_is_queued_again() {
+    let app = App::start().await;
+    let first = app.say("[[tokens=3]] [[rate=0]]").await;
+    app.reaches(&first, "done").await;
+    let posted = app.say("[[tokens=3]] [[rate=0]] [[ttft=60s]]").await;
+    app.reaches(&posted, "running").await;
+    // Another task, as a panic would leave it: running under a worker that lives
+    // and doesn't know of it, and not in the queue.
+    let other = app.conversation().await;
+    let row = sqlx::query(
+        "WITH m AS (INSERT INTO messages (id, conversation_id, position, role)
+                    VALUES (gen_random_uuid(), $1::uuid, 0, 'assistant') RETURNING id)
+         INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters, request,
+                            status, attempt, claim_id, worker_id, deadline_at, enqueued_at)
+         SELECT $2::uuid, '00000000-0000-0000-0000-000000000000', $1::uuid, m.id, 'simulator', '{}', '{}',
+                'running', 1, gen_random_uuid(), w.id, now() + interval '1 hour', now()
+         FROM m, (SELECT id FROM workers LIMIT 1) w",
+    );
+    let task = uuid::Uuid::new_v4();
+    row.bind(&other).bind(task.to_string()).execute(&app.pool).await.expect("inserts");
+    eventually("the forgotten task has ended", || async {
+        let (status, body) = app.get(&format!("/v1/tasks/{task}")).await;
+        status == 200 && body["status"] == "done" && body["attempts"] == 2
+    })
+    .await;
+}

@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc2822;
 
 use super::gate::Gate;
 use crate::domain::task::code;
-use crate::model::ModelError;
+use crate::model::{ModelError, without_nul};
 
 /// Bytes of an error's body that are read for its message.
 const BODY: usize = 16 * 1024;
@@ -137,10 +137,10 @@ fn message_of(json: &Value) -> String {
 
 fn shorten(text: &str) -> String {
     let text = text.trim();
-    match text.char_indices().nth(MESSAGE) {
+    without_nul(match text.char_indices().nth(MESSAGE) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
-    }
+    })
 }
 
 /// `Retry-After` in seconds or as a date; OpenAI's `retry-after-ms` is finer.

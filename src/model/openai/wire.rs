@@ -138,7 +138,8 @@ impl Translator {
         if let Some(usage) = chunk.usage {
             let prompt_tokens = usage.prompt_tokens.unwrap_or_default();
             let completion_tokens = usage.completion_tokens.unwrap_or_default();
-            let total_tokens = usage.total_tokens.unwrap_or(prompt_tokens + completion_tokens);
+            let total_tokens =
+                usage.total_tokens.unwrap_or(prompt_tokens.saturating_add(completion_tokens));
             let usage = Usage { prompt_tokens, completion_tokens, total_tokens };
             deltas.push_back(Delta::Usage(usage));
         }

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use redis::{Pipeline, Value, cmd};
 
-use super::feed::{Feed, lock};
-use super::hinted::deliver;
-use super::{PAGE, QUIET, RETRY, Shared};
+use super::feed::lock;
+use super::hinted::{Reading, deliver};
+use super::{QUIET, RETRY, Shared};
 use crate::log_limit::LogLimit;
 use crate::streams::blocking::BlockingPool;
 use crate::streams::entry::{raw_entries, streams};
@@ -20,6 +20,9 @@ use crate::streams::{Result, answered};
 
 /// Keys of one read at most: each wake costs Redis 0.7 µs for each.
 const KEYS: usize = 256;
+/// Entries of one stream in one read at most: with all keys, about as many as
+/// other reads bring.
+const COUNT: usize = 16;
 /// How long one read blocks. Redis rounds it up a little.
 const BLOCK: Duration = Duration::from_secs(1);
 /// How often the streams of a shard are looked through for quiet ones.
@@ -94,12 +97,12 @@ impl Reader {
             self.rung = heard.id;
         }
         let news = news.into_iter().map(|(key, stream)| (Value::BulkString(key.into()), stream));
-        deliver(&shared, "block", Value::Map(news.collect()), &keys);
+        deliver(&shared, "block", Value::Map(news.collect()), &keys, COUNT);
         Ok(())
     }
 
     /// The streams of this round, and how many rounds go through all.
-    fn choose(&mut self) -> (Vec<Arc<Feed>>, u32) {
+    fn choose(&mut self) -> (Vec<Reading>, u32) {
         let shard = &self.shared.shards[self.shard];
         let mut waiting: Vec<_> = lock(&shard.feeds)
             .values()
@@ -112,19 +115,21 @@ impl Reader {
             self.turn = (self.turn + 1) % rounds;
             waiting = waiting.into_iter().skip(self.turn * KEYS).take(KEYS).collect();
         }
-        (waiting, u32::try_from(rounds).unwrap_or(u32::MAX))
+        let readings =
+            waiting.into_iter().map(|feed| Reading { after: feed.read(), feed }).collect();
+        (readings, u32::try_from(rounds).unwrap_or(u32::MAX))
     }
 
-    async fn read(&self, keys: &[Arc<Feed>], block: Duration) -> Result<Value> {
+    async fn read(&self, keys: &[Reading], block: Duration) -> Result<Value> {
         let millis = u64::try_from(block.as_millis()).unwrap_or(1000).max(1);
         let mut command = cmd("XREAD");
-        command.arg("COUNT").arg(PAGE).arg("BLOCK").arg(millis).arg("STREAMS").arg(&self.bell);
-        for feed in keys {
-            command.arg(&feed.key);
+        command.arg("COUNT").arg(COUNT).arg("BLOCK").arg(millis).arg("STREAMS").arg(&self.bell);
+        for reading in keys {
+            command.arg(&reading.feed.key);
         }
         command.arg(&self.rung);
-        for feed in keys {
-            command.arg(feed.read().to_string());
+        for reading in keys {
+            command.arg(reading.after.to_string());
         }
         answered(self.pool.read(&command, block).await?)
     }
@@ -133,11 +138,13 @@ impl Reader {
     /// that can't be rung costs the rest of the block.
     async fn ring_when_joined(&self) -> Result<Value> {
         self.shared.shards[self.shard].joined.notified().await;
-        let mut commands = Pipeline::with_capacity(2);
+        let mut commands = Pipeline::with_capacity(4);
+        commands.cmd("MULTI");
         commands.cmd("XADD").arg(&self.bell).arg("MAXLEN").arg(1).arg("*").arg("b").arg(1);
         commands.cmd("EXPIRE").arg(&self.bell).arg(BELL_TTL_SECONDS);
+        commands.cmd("EXEC");
         if let Ok(mut connected) = self.shared.link.get(Duration::ZERO).await {
-            let _ = connected.send_all(&commands, 2).await;
+            let _ = connected.send_all(&commands, 4).await;
         }
         std::future::pending().await
     }

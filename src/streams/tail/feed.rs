@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::domain::{EventId, TaskId};
 use crate::streams::Entry;
+use crate::streams::entry::Page;
 
 /// A lock that no panic can close: the data is whole between statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -167,17 +168,27 @@ impl Feed {
         lock(&self.state).read
     }
 
-    /// Hands entries, oldest first, to all subscribers.
-    pub(super) fn deliver(&self, entries: &[Entry]) {
+    /// Hands what was read after `after` to all subscribers. False: it doesn't
+    /// join on to what they have, as the feed was rewound while it was read.
+    pub(super) fn deliver(&self, after: EventId, page: &Page) -> bool {
         let mut state = lock(&self.state);
-        let new = entries.partition_point(|entry| entry.id <= state.read);
-        let entries = &entries[new..];
-        let Some(last) = entries.last() else { return };
-        state.read = last.id;
-        state.last_news = Instant::now();
-        for mailbox in &state.mailboxes {
-            mailbox.put(entries);
+        if after > state.read {
+            return false;
         }
+        let new = page.entries.partition_point(|entry| entry.id <= state.read);
+        let entries = &page.entries[new..];
+        if let Some(last) = page.last
+            && last > state.read
+        {
+            state.read = last;
+            state.last_news = Instant::now();
+        }
+        if !entries.is_empty() {
+            for mailbox in &state.mailboxes {
+                mailbox.put(entries);
+            }
+        }
+        true
     }
 
     /// Marks the feed to be read; true when it was not marked yet.
@@ -201,6 +212,10 @@ impl Feed {
 
     pub(super) fn set_hinted(&self, hinted: bool) {
         lock(&self.state).hinted = hinted;
+    }
+
+    pub(super) fn is_hinted(&self) -> bool {
+        lock(&self.state).hinted
     }
 
     /// A blocking read has to cover it: no hints, or quiet for `quiet`.

@@ -16,11 +16,13 @@ use super::{Hints, PAGE, RETRY, Shared};
 use crate::domain::{EventId, TaskId};
 use crate::log_limit::LogLimit;
 use crate::metrics;
-use crate::streams::entry::{entries, streams};
+use crate::streams::entry::{page, streams};
 use crate::streams::{PATIENCE, Result, answered};
 
 /// Streams in one read, and channels in one subscription, at most.
 const BATCH: usize = 512;
+/// Entries of all streams in one read, about.
+const ENTRIES: usize = 4096;
 /// How long after a refusal hints are asked for again.
 const REFUSED: Duration = Duration::from_secs(30);
 
@@ -63,11 +65,11 @@ pub(super) async fn read_dirty(shared: Arc<Shared>) {
             shared.dirtied.notified().await;
             continue;
         }
-        match read(&shared, &batch).await {
+        match read(&shared, &batch, failures).await {
             Ok(()) => failures = 0,
             Err(error) => {
-                for feed in &batch {
-                    shared.mark(feed);
+                for reading in &batch {
+                    shared.mark(&reading.feed);
                 }
                 failures += 1;
                 if let Some(skipped) = LIMIT.pass() {
@@ -79,56 +81,77 @@ pub(super) async fn read_dirty(shared: Arc<Shared>) {
     }
 }
 
-fn take_batch(shared: &Shared) -> Vec<Arc<Feed>> {
-    let mut dirty = lock(&shared.dirty);
-    let count = dirty.len().min(BATCH);
-    dirty.drain(..count).collect()
+/// A stream to be read, and from where.
+pub(super) struct Reading {
+    pub(super) feed: Arc<Feed>,
+    pub(super) after: EventId,
 }
 
-async fn read(shared: &Shared, batch: &[Arc<Feed>]) -> Result<()> {
+fn take_batch(shared: &Shared) -> Vec<Reading> {
+    let feeds: Vec<_> = {
+        let mut dirty = lock(&shared.dirty);
+        let count = dirty.len().min(BATCH);
+        dirty.drain(..count).collect()
+    };
+    feeds.into_iter().map(|feed: Arc<Feed>| Reading { after: feed.clean(), feed }).collect()
+}
+
+async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {
+    // Many streams at once share one answer's size; less of it after a failure,
+    // which may be that the answer was too large to arrive in time.
+    let count = (ENTRIES / batch.len() >> failures.min(6)).clamp(1, PAGE);
     let mut connected = shared.link.get(PATIENCE).await?;
     let mut command = cmd("XREAD");
-    command.arg("COUNT").arg(PAGE).arg("STREAMS");
-    for feed in batch {
-        command.arg(&feed.key);
+    command.arg("COUNT").arg(count).arg("STREAMS");
+    for reading in batch {
+        command.arg(&reading.feed.key);
     }
-    for feed in batch {
-        command.arg(feed.clean().to_string());
+    for reading in batch {
+        command.arg(reading.after.to_string());
     }
     let answer = answered(connected.send(&command).await?)?;
-    deliver(shared, "hint", answer, batch);
+    deliver(shared, "hint", answer, batch, count);
     Ok(())
 }
 
 /// Hands a multi-key answer to its feeds, which are in the order of `batch`.
-pub(super) fn deliver(shared: &Shared, way: &'static str, answer: Value, batch: &[Arc<Feed>]) {
-    let mut count = 0;
-    let mut feeds = batch.iter();
+/// Streams with `count` entries have more.
+pub(super) fn deliver(
+    shared: &Shared,
+    way: &'static str,
+    answer: Value,
+    batch: &[Reading],
+    count: usize,
+) {
+    let mut total = 0;
+    let mut readings = batch.iter();
     for (key, stream) in streams(answer) {
-        let Some(feed) = feeds.by_ref().find(|feed| feed.key == key) else { continue };
-        let page = entries(stream);
-        count += page.len();
-        feed.deliver(&page);
-        if page.len() >= PAGE {
+        let Some(Reading { feed, after }) = readings.by_ref().find(|r| r.feed.key == key) else {
+            continue;
+        };
+        let page = page(stream);
+        total += page.len;
+        if !feed.deliver(*after, &page) || page.len >= count {
             shared.mark(feed);
         }
     }
-    metrics::tail_read(way, count);
+    metrics::tail_read(way, total);
 }
 
 /// Keeps the subscriptions as the feeds want them, for ever.
 pub(super) async fn keep_subscribed(shared: Arc<Shared>) {
     let mut generation = 0;
     loop {
+        let current = shared.link.generation();
+        if current > generation {
+            generation = current;
+            start_over(&shared);
+        }
         let wanted = std::mem::take(&mut *lock(&shared.wanted));
         if wanted.is_empty() {
             tokio::select! {
                 () = shared.wants.notified() => {}
-                newer = shared.link.reconnected(generation) => {
-                    let Ok(newer) = newer else { return };
-                    start_over(&shared);
-                    generation = newer;
-                }
+                newer = shared.link.reconnected(generation) => if newer.is_err() { return },
             }
             continue;
         }
@@ -143,10 +166,10 @@ pub(super) async fn keep_subscribed(shared: Arc<Shared>) {
 /// A new connection knows no subscription, and Redis may have lost anything.
 fn start_over(shared: &Shared) {
     shared.reconnected.store(true, Ordering::Relaxed);
-    let feeds: Vec<_> = lock(&shared.feeds).values().cloned().collect();
-    for feed in feeds {
+    // Under the lock, so that who leaves meanwhile is unsubscribed after.
+    for feed in lock(&shared.feeds).values() {
         feed.set_hinted(false);
-        shared.mark(&feed);
+        shared.mark(feed);
         if shared.hints == Hints::On {
             shared.want(Wanted::Hints(feed.task));
         }
@@ -200,15 +223,15 @@ async fn change(shared: &Arc<Shared>, subscribe: bool, tasks: &[TaskId]) {
     if let Some(skipped) = shared.hints_refused.pass() {
         tracing::warn!(%error, skipped, "no wake-up hints; blocking reads alone serve the streams");
     }
-    // A new connection starts over by itself; only a refusal has to be asked again.
-    if error.is_forbidden() {
-        let (shared, tasks) = (Arc::downgrade(shared), tasks.to_vec());
-        tokio::spawn(async move {
-            tokio::time::sleep(REFUSED).await;
-            let Some(shared) = shared.upgrade() else { return };
-            for task in tasks.into_iter().filter(|task| shared.feed(*task).is_some()) {
+    let (shared, tasks) = (Arc::downgrade(shared), tasks.to_vec());
+    tokio::spawn(async move {
+        tokio::time::sleep(REFUSED).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let feeds = lock(&shared.feeds);
+        for task in tasks {
+            if feeds.get(&task).is_some_and(|feed| !feed.is_hinted()) {
                 shared.want(Wanted::Hints(task));
             }
-        });
-    }
+        }
+    });
 }

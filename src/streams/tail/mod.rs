@@ -23,13 +23,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use redis::cmd;
+use redis::{Value, cmd};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use self::feed::{Feed, Mail, Mailbox, lock};
 use self::hinted::Wanted;
-use super::entry::{entries, streams};
+use super::entry::{Page, page, streams};
 use super::link::Link;
 use super::{Entry, Result, Streams, answered};
 use crate::domain::retry::Backoff;
@@ -182,6 +182,7 @@ impl Tail {
             mailbox,
             cursor,
             catch_up_to: (cursor < from).then_some(from),
+            page: PAGE,
         }
     }
 
@@ -258,6 +259,8 @@ pub struct Subscription {
     cursor: EventId,
     /// Entries up to here come from a read of its own.
     catch_up_to: Option<EventId>,
+    /// Entries of its next page.
+    page: usize,
 }
 
 impl std::fmt::Debug for Subscription {
@@ -304,10 +307,10 @@ impl Subscription {
         }
     }
 
-    /// One page of the subscriber's own reading.
+    /// One page of the subscriber's own reading, or what of it fits.
     async fn catch_up(&mut self, goal: EventId) -> Option<Vec<Entry>> {
         let mut failures = 0;
-        let page = loop {
+        let mut page = loop {
             match self.read_page().await {
                 Ok(page) => break page,
                 Err(_) => {
@@ -316,9 +319,10 @@ impl Subscription {
                 }
             }
         };
-        metrics::tail_read("catch_up", page.len());
-        match page.last() {
-            Some(last) => self.cursor = last.id,
+        metrics::tail_read("catch_up", page.len);
+        self.fit(&mut page);
+        match page.last {
+            Some(last) => self.cursor = last,
             // Trimmed, expired, or not yet written: what follows will tell.
             None => {
                 self.feed.rewind(self.cursor);
@@ -329,20 +333,36 @@ impl Subscription {
         if self.cursor >= goal {
             self.catch_up_to = None;
         }
-        (!page.is_empty()).then_some(page)
+        (!page.entries.is_empty()).then_some(page.entries)
     }
 
-    async fn read_page(&self) -> Result<Vec<Entry>> {
+    async fn read_page(&self) -> Result<Page> {
         let mut connected = self.shared.link.get(super::PATIENCE).await?;
         let mut command = cmd("XREAD");
-        command
-            .arg("COUNT")
-            .arg(PAGE)
-            .arg("STREAMS")
-            .arg(&self.feed.key)
-            .arg(self.cursor.to_string());
+        command.arg("COUNT").arg(self.page).arg("STREAMS").arg(&self.feed.key);
+        command.arg(self.cursor.to_string());
         let answer = answered(connected.send(&command).await?)?;
-        Ok(streams(answer).into_iter().flat_map(|(_, stream)| entries(stream)).collect())
+        let stream = streams(answer).into_iter().next().map_or(Value::Nil, |(_, stream)| stream);
+        Ok(page(stream))
+    }
+
+    /// Drops what goes beyond the reader's buffer, to be read again, and makes
+    /// the next page as much smaller, or larger.
+    fn fit(&mut self, page: &mut Page) {
+        let mut bytes = 0;
+        let fits = page.entries.iter().take_while(|entry| {
+            let first = bytes == 0;
+            bytes += entry.data.len();
+            first || bytes <= self.shared.reader_buffer
+        });
+        let fits = fits.count();
+        if fits < page.entries.len() {
+            page.entries.truncate(fits);
+            page.last = page.entries.last().map(|entry| entry.id);
+            self.page = fits;
+        } else {
+            self.page = (self.page * 2).min(PAGE);
+        }
     }
 }
 

@@ -273,11 +273,7 @@ impl App {
     }
 
     pub(crate) async fn redis(&self) -> redis::aio::MultiplexedConnection {
-        redis::Client::open(self.redis_url.as_str())
-            .expect("the URL of Redis")
-            .get_multiplexed_async_connection()
-            .await
-            .expect("Redis answers")
+        super::connect_to_redis(&self.redis_url).await
     }
 
     /// The key of a task's stream.
@@ -305,8 +301,9 @@ impl App {
         !self.api.log().contains("ERROR")
     }
 
-    /// A counter of the API's `/metrics`, summed over its labels.
-    pub(crate) async fn metric(&self, name: &str) -> f64 {
+    /// A metric of the API's `/metrics`, summed over those of its labels that
+    /// contain `label`.
+    pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
         let text = self
             .client
             .get(format!("{}/metrics", self.url))
@@ -318,6 +315,7 @@ impl App {
             .expect("text");
         text.lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))
+            .filter(|line| line.contains(label))
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum()
     }

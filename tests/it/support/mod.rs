@@ -8,7 +8,7 @@ mod servers;
 pub(crate) use app::{App, Builder};
 pub(crate) use process::Process;
 pub(crate) use reader::{Cut, Reader, SseParser};
-pub(crate) use servers::{PrivateRedis, Proxy};
+pub(crate) use servers::{PrivateRedis, Proxy, connect_to_redis};
 
 use std::time::Duration;
 

@@ -8,6 +8,18 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+/// A connection of the test's own, patient enough for a machine that is busy.
+pub(crate) async fn connect_to_redis(url: &str) -> redis::aio::MultiplexedConnection {
+    let patient = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(super::PATIENCE))
+        .set_response_timeout(Some(super::PATIENCE));
+    redis::Client::open(url)
+        .expect("the URL of Redis")
+        .get_multiplexed_async_connection_with_config(&patient)
+        .await
+        .expect("Redis answers")
+}
+
 /// A redis-server that a test may kill, restart or reconfigure.
 pub(crate) struct PrivateRedis {
     directory: std::path::PathBuf,
