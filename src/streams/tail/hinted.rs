@@ -99,7 +99,7 @@ fn take_batch(shared: &Shared) -> Vec<Reading> {
 async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {
     // Many streams at once share one answer's size; less of it after a failure,
     // which may be that the answer was too large to arrive in time.
-    let count = (ENTRIES / batch.len() >> failures.min(6)).clamp(1, PAGE);
+    let count = ((ENTRIES / batch.len()) >> failures.min(6)).clamp(1, PAGE);
     let mut connected = shared.link.get(PATIENCE).await?;
     let mut command = cmd("XREAD");
     command.arg("COUNT").arg(count).arg("STREAMS");

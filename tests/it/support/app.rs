@@ -6,7 +6,6 @@ use std::time::Duration;
 use rill::domain::Answer;
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
-use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::{Process, Reader};
@@ -342,40 +341,16 @@ impl Drop for App {
     }
 }
 
-/// Makes a database from one that was migrated once for all tests.
+/// Makes a database and brings its schema up to date.
 async fn create_database(admin_url: &str, name: &str) {
-    static TEMPLATE: OnceCell<String> = OnceCell::const_new();
-    let template = TEMPLATE
-        .get_or_init(|| async {
-            let template = format!("template_{}", Uuid::new_v4().simple());
-            create_from(admin_url, &template, "template0").await;
-            let mut migrate = Process::start(
-                &["migrate"],
-                &[("DATABASE_URL".to_owned(), replace_path(admin_url, &template))],
-            );
-            assert!(migrate.ended().await.success(), "{}", migrate.log());
-            template
-        })
-        .await;
-    create_from(admin_url, name, template).await;
-}
-
-async fn create_from(admin_url: &str, name: &str, template: &str) {
     let mut admin = PgConnection::connect(admin_url)
         .await
         .unwrap_or_else(|error| panic!("{error}; {SERVICES}"));
-    // Somebody else may be copying the template at this moment.
-    for _ in 0..200 {
-        let statement = format!("CREATE DATABASE {name} TEMPLATE {template}");
-        match admin.execute(sqlx::AssertSqlSafe(statement)).await {
-            Ok(_) => return,
-            Err(error) if error.to_string().contains("being accessed") => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    panic!("no database could be made from {template}");
+    let statement = format!("CREATE DATABASE {name}");
+    admin.execute(sqlx::AssertSqlSafe(statement)).await.expect("a database");
+    let url = replace_path(admin_url, name);
+    let mut migrate = Process::start(&["migrate"], &[("DATABASE_URL".to_owned(), url)]);
+    assert!(migrate.ended().await.success(), "{}", migrate.log());
 }
 
 fn replace_path(url: &str, database: &str) -> String {
