@@ -48,6 +48,9 @@ impl Options {
     pub fn limits(&self) -> Limits {
         Limits {
             max_connections: self.max_connections as usize,
+            // Proxies keep idle connections for a minute, and answer 502 when one
+            // is closed as they send the next request on it.
+            header_read_timeout: Duration::from_secs(75),
             write_timeout: self.write_timeout,
             max_body: self.max_body as usize,
             ..Limits::default()

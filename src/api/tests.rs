@@ -1,13 +1,15 @@
 //! The API without its stores: every way to ask wrongly, and what an outage
 //! answers. What is right, the integration tests show.
 
+mod client;
+
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use poem::http::{Method, StatusCode};
-use poem::test::{TestClient, TestResponse};
 use serde_json::{Value, json};
 
+use self::client::{TestClient, TestResponse};
 use super::*;
 use crate::model::catalog;
 use crate::store::Store;
@@ -20,7 +22,7 @@ fn options<O: clap::Args>(arguments: &[&str]) -> O {
 }
 
 /// An API whose PostgreSQL and Redis are not there: nobody listens on port 1.
-fn client(arguments: &[&str]) -> TestClient<impl Endpoint> {
+fn client(arguments: &[&str]) -> TestClient<impl Endpoint<Output = Response>> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let stop = CancellationToken::new();
     let store = Store::new(&options(&["--database-url=postgres://rill@127.0.0.1:1/none"]));

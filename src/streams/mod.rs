@@ -8,6 +8,7 @@
 mod blocking;
 pub mod cancel;
 mod entry;
+pub mod history;
 mod keys;
 mod link;
 pub mod log;

@@ -5,22 +5,15 @@
 //! Dies after it: whoever comes next commits the text without calling the model
 //! again. Everything that this writes is fenced by the attempt's number.
 
-use std::time::{Duration, Instant};
-
-use futures_util::future::BoxFuture;
-
 use super::Worker;
-use super::call::{Call, Said, wait};
-use super::outbox::Outbox;
+use super::call::Call;
 use super::running::Control;
-use crate::domain::answer::Completion;
-use crate::domain::event::Encoded;
+use super::streaming::{FLUSH, Streaming};
 use crate::domain::task::code;
-use crate::domain::{Answer, Event, EventId, TaskId, prompt};
-use crate::metrics;
-use crate::model::{ChatRequest, ModelError, without_nul};
-use crate::store::{Begun, RetryOutcome, TaskError};
-use crate::streams::log::{History, Log, Stopped};
+use crate::domain::{Answer, EventId, TaskId, prompt};
+use crate::model::{ChatRequest, ModelError};
+use crate::store::{Begun, TaskError};
+use crate::streams::history::History;
 use crate::tasks::{self, Conclusion, PERSIST};
 
 /// What is to become of the job.
@@ -33,21 +26,6 @@ pub(super) enum Outcome {
     /// It isn't ours any more, or nobody can say: leave it pending.
     Leave,
 }
-
-/// Why the streaming stopped.
-enum Stop {
-    Complete(Completion),
-    Failed(ModelError),
-    Cancelled,
-    /// The drain's grace period is over.
-    Drained,
-    /// Another attempt has begun.
-    Lost,
-}
-
-/// How long an ending waits for events that are still on their way. After it,
-/// the end goes one ID further, and readers get the text from PostgreSQL.
-const FLUSH: Duration = Duration::from_secs(2);
 
 /// Runs an attempt that has begun.
 pub(super) async fn run(worker: &Worker, task: TaskId, begun: Begun, control: &Control) -> Outcome {
@@ -74,18 +52,7 @@ pub(super) async fn run(worker: &Worker, task: TaskId, begun: Begun, control: &C
             return conclude_unstarted(worker, task, &begun, answer, conclusion).await;
         }
     };
-    let streaming = Streaming {
-        worker,
-        task,
-        begun: &begun,
-        started_at: Instant::now(),
-        outbox: Outbox::default(),
-        log: Some(worker.tasks.streams.log(task, begun.attempt)),
-        appending: None,
-        sending: EventId::new(begun.attempt, 0),
-        call,
-    };
-    streaming.run(control).await
+    Streaming::new(worker, task, &begun, call).run(control).await
 }
 
 /// What an attempt is to do.
@@ -167,7 +134,7 @@ async fn conclude_unstarted(
 ///
 /// # Errors
 /// When repeating can't help.
-async fn patiently<T, E, F>(step: impl Fn() -> F) -> Result<T, tasks::Error>
+pub(super) async fn patiently<T, E, F>(step: impl Fn() -> F) -> Result<T, tasks::Error>
 where
     E: Into<tasks::Error>,
     F: Future<Output = Result<T, E>>,
@@ -186,251 +153,7 @@ where
     }
 }
 
-type Appended = (Log, Result<EventId, Stopped>);
-
-/// An attempt whose model is talking.
-struct Streaming<'a> {
-    worker: &'a Worker,
-    task: TaskId,
-    begun: &'a Begun,
-    started_at: Instant,
-    outbox: Outbox,
-    /// The log, unless an append has it.
-    log: Option<Log>,
-    /// The one append in flight.
-    appending: Option<BoxFuture<'static, Appended>>,
-    /// The ID that the append in flight has, or the last one had.
-    sending: EventId,
-    call: Call,
-}
-
-impl Streaming<'_> {
-    async fn run(mut self, control: &Control) -> Outcome {
-        let stop = self.stream(control).await;
-        match stop {
-            Stop::Complete(completion) => self.complete(completion).await,
-            Stop::Failed(error) => self.failed(error).await,
-            Stop::Cancelled => self.cancelled().await,
-            Stop::Drained => Outcome::HandBack,
-            Stop::Lost => Outcome::Leave,
-        }
-    }
-
-    /// Appends what the model says until it stops, one append at a time.
-    async fn stream(&mut self, control: &Control) -> Stop {
-        let started =
-            Event::Started { attempt: self.begun.attempt, model: self.begun.model.clone() };
-        self.append(started.encode());
-        let deadline = tokio::time::sleep(self.begun.remaining);
-        tokio::pin!(deadline);
-        let mut completion = None;
-        loop {
-            if self.appending.is_none() {
-                if let Some(event) = self.next_event() {
-                    self.append(event);
-                } else if let Some(completion) = completion.take() {
-                    return Stop::Complete(completion);
-                }
-            }
-            tokio::select! {
-                biased;
-                () = control.cancelled.cancelled() => return Stop::Cancelled,
-                () = self.worker.grace_over.cancelled() => return Stop::Drained,
-                () = &mut deadline => return Stop::Failed(overdue()),
-                appended = in_flight(&mut self.appending) => {
-                    if self.appended(appended).await.is_err() {
-                        return Stop::Lost;
-                    }
-                }
-                said = self.call.next(), if completion.is_none() => match said {
-                    Said::Piece(piece) => {
-                        if self.outbox.answer().is_empty() {
-                            metrics::first_token(self.started_at.elapsed());
-                        }
-                        self.outbox.push(piece);
-                        if self.outbox.answer().len() > self.worker.options.answer_cap {
-                            return Stop::Failed(too_large(self.worker.options.answer_cap));
-                        }
-                    }
-                    Said::Complete(complete) => completion = Some(complete),
-                    Said::Failed(error) => return Stop::Failed(error),
-                },
-            }
-        }
-    }
-
-    /// What the log needs next, if anything. Only with the log at hand.
-    fn next_event(&mut self) -> Option<Encoded> {
-        let log = self.log.as_ref()?;
-        if log.must_heal() || log.snapshot_is_due() && !self.outbox.is_empty() {
-            return Some(Event::Snapshot(self.outbox.written().clone()).encode());
-        }
-        self.outbox.take()
-    }
-
-    fn append(&mut self, event: Encoded) {
-        let Some(mut log) = self.log.take() else { return };
-        self.sending = log.free_id();
-        self.appending = Some(Box::pin(async move {
-            let outcome = log.append(&event).await;
-            (log, outcome)
-        }));
-    }
-
-    /// Takes the log back. Where the stream is gone and the attempt still ours,
-    /// makes it again, with everything written so far.
-    ///
-    /// # Errors
-    /// When the attempt is not ours any more.
-    async fn appended(&mut self, (mut log, outcome): Appended) -> Result<(), ()> {
-        self.appending = None;
-        match outcome {
-            Ok(_) => {}
-            Err(Stopped::Gone) => {
-                let attempt = self.begun.attempt;
-                let owns = patiently(|| self.worker.tasks.store.owns(self.task, attempt)).await;
-                if !owns.unwrap_or(false) {
-                    return Err(());
-                }
-                let answer = self.outbox.written().clone();
-                self.sending = log.free_id();
-                self.appending = Some(Box::pin(async move {
-                    let outcome = log.revive(&answer).await;
-                    (log, outcome)
-                }));
-                return Ok(());
-            }
-            Err(stopped @ (Stopped::Fenced | Stopped::Diverged)) => {
-                tracing::warn!(%stopped, "stopping this attempt");
-                return Err(());
-            }
-        }
-        self.log = Some(log);
-        Ok(())
-    }
-
-    /// Appends everything that waits, then `event`. Answers with the next ID.
-    async fn flush(&mut self, event: Option<Event>) -> Result<EventId, ()> {
-        let event = event.map(|event| event.encode());
-        let mut last = event.clone();
-        loop {
-            if self.appending.is_none() {
-                let heals = self.log.as_ref().is_some_and(Log::must_heal);
-                if let Some(next) = self.next_event() {
-                    if heals {
-                        // What follows a reset counts: it goes (again) after it.
-                        last.clone_from(&event);
-                    }
-                    self.append(next);
-                } else if let Some(event) = last.take() {
-                    self.append(event);
-                } else if let Some(log) = &self.log {
-                    return Ok(log.free_id());
-                }
-            }
-            let appended = in_flight(&mut self.appending).await;
-            if matches!(appended.1, Err(Stopped::Gone)) {
-                // It goes again, after the snapshot that makes the stream anew.
-                last.clone_from(&event);
-            }
-            self.appended(appended).await?;
-        }
-    }
-
-    /// Where the end goes: after everything, or past what can't be confirmed,
-    /// which leaves a gap that readers fill from PostgreSQL.
-    async fn end_id(&mut self) -> Result<EventId, ()> {
-        match tokio::time::timeout(FLUSH, self.flush(None)).await {
-            Ok(id) => id,
-            Err(_) => Ok(self.sending.next().next()),
-        }
-    }
-
-    async fn conclude(self, id: EventId, conclusion: Conclusion) -> Outcome {
-        let Self { worker, task, begun, outbox, .. } = self;
-        if worker.tasks.end_attempt(task, begun.message, id, outbox.into_answer(), conclusion).await
-        {
-            Outcome::Over
-        } else {
-            Outcome::Leave
-        }
-    }
-
-    async fn complete(mut self, completion: Completion) -> Outcome {
-        let Completion { finish_reason, usage } = completion.clone();
-        let complete = Event::Complete { finish_reason, usage };
-        // `complete` saves others from calling the model again; where Redis is
-        // away for long, committing does that better.
-        let id = match tokio::time::timeout(self.worker.options.lease, self.flush(Some(complete)))
-            .await
-        {
-            Ok(Ok(id)) => id,
-            Ok(Err(())) => return Outcome::Leave,
-            Err(_) => self.sending.next().next(),
-        };
-        self.conclude(id, Conclusion::Done(completion)).await
-    }
-
-    async fn cancelled(mut self) -> Outcome {
-        let Ok(id) = self.end_id().await else { return Outcome::Leave };
-        let usage = self.call.usage();
-        self.conclude(id, Conclusion::Cancelled(usage)).await
-    }
-
-    async fn failed(mut self, error: ModelError) -> Outcome {
-        let failures = self.call.failures();
-        let message = without_nul(error.message.clone());
-        let reason = TaskError { code: error.code.to_owned(), message };
-        if error.retryable && failures < self.worker.options.max_failures {
-            let after = wait(&self.worker.options.backoff(), failures, &error);
-            let (tasks, attempt) = (&self.worker.tasks, self.begun.attempt);
-            let queued =
-                patiently(|| tasks.store.retry(self.task, attempt, failures, after, &reason)).await;
-            return match queued.unwrap_or(RetryOutcome::Refused) {
-                RetryOutcome::Queued => {
-                    tracing::info!(%error, ?after, failures, "the attempt failed; another follows");
-                    metrics::attempt_retried(error.code);
-                    self.tell_retrying(&error, after).await;
-                    Outcome::Over
-                }
-                RetryOutcome::CancelRequested => self.cancelled().await,
-                RetryOutcome::Refused => Outcome::Leave,
-            };
-        }
-        tracing::warn!(%error, failures, "the task failed");
-        let Ok(id) = self.end_id().await else { return Outcome::Leave };
-        let (worker, task) = (self.worker, self.task);
-        let usage = self.call.usage();
-        let why = error.to_string();
-        let conclusion = Conclusion::Failed { error: reason, usage, failures: Some(failures) };
-        let outcome = self.conclude(id, conclusion).await;
-        if error.retryable && outcome == Outcome::Over {
-            let _ = worker.tasks.streams.dead_letter(Some(task), "", &why).await;
-        }
-        outcome
-    }
-
-    /// Tells readers that another attempt follows. Best effort: if it does not
-    /// get through, the next attempt's `started` says enough.
-    async fn tell_retrying(&mut self, error: &ModelError, after: Duration) {
-        let retrying = Event::Retrying {
-            attempt: self.begun.attempt,
-            code: error.code.to_owned(),
-            retry_in_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
-        };
-        let _ = tokio::time::timeout(FLUSH, self.flush(Some(retrying))).await;
-    }
-}
-
-/// The append in flight; pending for ever if there is none.
-async fn in_flight(appending: &mut Option<BoxFuture<'static, Appended>>) -> Appended {
-    match appending {
-        Some(append) => append.await,
-        None => std::future::pending().await,
-    }
-}
-
-fn overdue() -> ModelError {
+pub(super) fn overdue() -> ModelError {
     ModelError {
         code: code::DEADLINE_EXCEEDED,
         message: "The task was not finished before its deadline.".to_owned(),
@@ -439,7 +162,7 @@ fn overdue() -> ModelError {
     }
 }
 
-fn too_large(cap: usize) -> ModelError {
+pub(super) fn too_large(cap: usize) -> ModelError {
     ModelError {
         code: code::ANSWER_TOO_LARGE,
         message: format!("The answer grew beyond {cap} bytes; what came before is kept."),

@@ -11,6 +11,7 @@ mod claim;
 mod heartbeat;
 mod outbox;
 mod running;
+mod streaming;
 mod upkeep;
 
 use std::sync::Arc;

@@ -147,3 +147,24 @@ async fn a_stream_says_how_to_come_back_and_is_never_cached() {
     assert_eq!(events.last().map(|e| e.event.as_str()), Some("done"));
     assert!(parser.retry.is_some_and(|ms| (500..=10_000).contains(&ms)) && parser.comments >= 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_key_expires_but_the_queue_which_is_emptied() {
+    let app = App::builder().with("RILL_HINTS", "off").start().await;
+    for content in ["[[tokens=3]] [[rate=0]]", "[[fail=400*9]]", "[[cut=3*99]] [[tokens=9]]"] {
+        app.read(&app.say(content).await).await;
+    }
+    let mut redis = app.redis().await;
+    let jobs = format!("{}:{{jobs}}", app.name);
+    eventually("the queue is empty", || {
+        let (jobs, mut redis) = (jobs.clone(), redis.clone());
+        async move { redis.xlen::<_, usize>(jobs).await.expect("XLEN") == 0 }
+    })
+    .await;
+    let keys: Vec<String> = redis.keys(format!("{}*", app.name)).await.expect("KEYS");
+    assert!(keys.iter().filter(|key| key.contains(":task:")).count() == 3, "{keys:?}");
+    for key in keys {
+        let expires = redis.ttl::<_, i64>(&key).await.expect("TTL") > 0;
+        assert!(expires || key == jobs || key == format!("{jobs}:dead"), "{key} never expires");
+    }
+}

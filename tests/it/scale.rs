@@ -53,6 +53,20 @@ in_both_modes! {
     }
 }
 
+in_both_modes! {
+    async fn a_reader_whose_buffer_overflows_catches_up_by_itself(builder: Builder) {
+        let app = builder.with("RILL_READER_BUFFER", "600").start().await;
+        let posted = app.say("[[tokens=400]] [[rate=200]]").await;
+        // So much at once that it can't fit.
+        app.reaches(&posted, "done").await;
+        let (one, other) = tokio::join!(app.read(&posted), app.read(&posted));
+        let stored = app.stored(&posted).await;
+        assert!(one.answer == stored && other.answer == stored, "a text differs from PostgreSQL's");
+        assert_eq!(one.count("snapshot") + other.count("snapshot"), 0);
+        assert!(app.metric("rill_tail_reads_total", "catch_up").await > 0.0, "nothing overflowed");
+    }
+}
+
 /// Tasks as they are while a worker runs them, each with its `started`.
 async fn running_tasks(app: &App) -> Vec<TaskId> {
     let conversation = app.conversation().await;

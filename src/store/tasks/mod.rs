@@ -1,0 +1,35 @@
+//! Tasks: the transitions of `queued → running → done | failed | cancelled`.
+//!
+//! Each transition names the attempt that it leaves, so whoever was replaced
+//! changes nothing (promise 3). None touches more than its task and message.
+
+mod accept;
+mod attempt;
+mod end;
+mod relay;
+mod view;
+
+pub use accept::{Accepted, NewTask};
+pub use attempt::{Begin, Begun, RetryOutcome};
+pub use end::{EndOutcome, Ending, Final};
+pub use relay::Orphan;
+pub use view::{StreamEnd, StreamHead, Task};
+
+use super::{Error, Result};
+
+/// Why a task failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskError {
+    /// A stable code, see [`crate::domain::task::code`].
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+pub(in crate::store) fn attempt(value: i64) -> Result<u32> {
+    u32::try_from(value).map_err(|_| Error::Corrupt(format!("attempt {value}")))
+}
+
+fn corrupt(error: impl std::fmt::Display) -> Error {
+    Error::Corrupt(error.to_string())
+}

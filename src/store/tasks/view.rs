@@ -1,0 +1,236 @@
+//! Tasks as their owners and readers see them.
+
+use sqlx::types::Json;
+use time::OffsetDateTime;
+
+use super::{Ending, TaskError, attempt, corrupt};
+use crate::domain::{
+    AccountId, Answer, ConversationId, EventId, EventName, MessageId, TaskId, TaskStatus, Usage,
+};
+use crate::store::{Error, Result, Store, bounded};
+
+/// A task as shown to its owner.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Which.
+    pub id: TaskId,
+    /// Where it was asked.
+    pub conversation: ConversationId,
+    /// The assistant's message.
+    pub message: MessageId,
+    /// Where it is in its life.
+    pub status: TaskStatus,
+    /// The model's public name.
+    pub model: String,
+    /// The newest attempt.
+    pub attempt: u32,
+    /// Failures counted.
+    pub failures: u32,
+    /// Tokens counted.
+    pub usage: Option<Usage>,
+    /// Why it failed (or its last attempt did).
+    pub error: Option<TaskError>,
+    /// The caller asked to stop it.
+    pub cancel_requested: bool,
+    /// When it was accepted.
+    pub created_at: OffsetDateTime,
+    /// When its first attempt began.
+    pub started_at: Option<OffsetDateTime>,
+    /// When it ended.
+    pub finished_at: Option<OffsetDateTime>,
+}
+
+impl Task {
+    /// The state that an ending by a non-owner expects.
+    pub const fn seen(&self) -> Ending {
+        Ending { attempt: self.attempt, status: self.status }
+    }
+}
+
+/// What opening a stream has to know; one statement.
+#[derive(Debug, Clone)]
+pub struct StreamHead {
+    /// Where the task is in its life.
+    pub status: TaskStatus,
+    /// The newest attempt.
+    pub attempt: u32,
+    /// How it ended, if it did.
+    pub end: Option<StreamEnd>,
+}
+
+/// The end of a stream, as PostgreSQL has it.
+#[derive(Debug, Clone)]
+pub struct StreamEnd {
+    /// The terminal event's ID.
+    pub id: EventId,
+    /// The terminal event's name.
+    pub name: EventName,
+    /// The terminal event's data.
+    pub data: String,
+    /// The whole answer.
+    pub answer: Answer,
+}
+
+impl Store {
+    /// Records that the caller wants the task stopped; answers with the task as
+    /// it is then. An ended task stays as it is.
+    ///
+    /// # Errors
+    /// When the outcome is unknown; repeating is safe.
+    pub async fn request_cancel(&self, account: AccountId, task: TaskId) -> Result<Option<Task>> {
+        bounded("request_cancel", async {
+            sqlx::query_as!(
+                TaskRow,
+                r#"
+                UPDATE tasks
+                SET cancel_requested_at = CASE
+                    WHEN final_id IS NULL THEN coalesce(cancel_requested_at, now())
+                    ELSE cancel_requested_at END
+                WHERE id = $2 AND account_id = $1
+                RETURNING id, conversation_id, message_id, status, model, attempt, failures,
+                          usage AS "usage: Json<Usage>", error_code, error_message,
+                          cancel_requested_at, created_at, started_at, finished_at
+                "#,
+                account.0,
+                task.0,
+            )
+            .fetch_optional(&self.pool)
+            .await?
+            .map(Task::try_from)
+            .transpose()
+        })
+        .await
+    }
+
+    /// One task of the account.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away.
+    pub async fn task(&self, account: AccountId, task: TaskId) -> Result<Option<Task>> {
+        bounded("task", async {
+            sqlx::query_as!(
+                TaskRow,
+                r#"
+                SELECT id, conversation_id, message_id, status, model, attempt, failures,
+                       usage AS "usage: Json<Usage>", error_code, error_message,
+                       cancel_requested_at, created_at, started_at, finished_at
+                FROM tasks WHERE id = $2 AND account_id = $1
+                "#,
+                account.0,
+                task.0,
+            )
+            .fetch_optional(&self.pool)
+            .await?
+            .map(Task::try_from)
+            .transpose()
+        })
+        .await
+    }
+
+    /// What opening a stream has to know, of a task of the account if one is
+    /// given. The answer comes along once the task has ended.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away.
+    pub async fn stream_head(
+        &self,
+        account: Option<AccountId>,
+        task: TaskId,
+    ) -> Result<Option<StreamHead>> {
+        bounded("stream_head", async {
+            let row = sqlx::query!(
+                r#"
+                SELECT t.status, t.attempt, t.final_id, t.final_event, t.final_data,
+                       CASE WHEN t.final_id IS NOT NULL THEN m.answer END AS answer,
+                       m.reasoning, m.tool_calls AS "tool_calls: Json<Vec<crate::domain::answer::ToolCall>>"
+                FROM tasks t JOIN messages m ON m.id = t.message_id
+                WHERE t.id = $2 AND ($1::uuid IS NULL OR t.account_id = $1)
+                "#,
+                account.map(|account| account.0),
+                task.0,
+            )
+            .fetch_optional(&self.pool)
+            .await?;
+            let Some(row) = row else { return Ok(None) };
+            let end = match (row.final_id, row.final_event, row.final_data) {
+                (Some(id), Some(name), Some(data)) => Some(StreamEnd {
+                    id: id.parse().map_err(corrupt)?,
+                    name: name.parse().map_err(corrupt)?,
+                    data,
+                    answer: Answer {
+                        text: row.answer.unwrap_or_default(),
+                        reasoning: row.reasoning.unwrap_or_default(),
+                        tool_calls: row.tool_calls.map(|calls| calls.0).unwrap_or_default(),
+                    },
+                }),
+                _ => None,
+            };
+            Ok(Some(StreamHead {
+                status: row.status.parse().map_err(corrupt)?,
+                attempt: attempt(row.attempt)?,
+                end,
+            }))
+        })
+        .await
+    }
+
+    /// Those of `tasks` that have ended or are gone.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away.
+    pub async fn ended_among(&self, tasks: &[TaskId]) -> Result<Vec<TaskId>> {
+        let ids: Vec<_> = tasks.iter().map(|task| task.0).collect();
+        let running = bounded("ended_among", async {
+            Ok(sqlx::query_scalar!(
+                "SELECT id FROM tasks WHERE id = ANY($1) AND final_id IS NULL",
+                &ids
+            )
+            .fetch_all(&self.pool)
+            .await?)
+        })
+        .await?;
+        let running: std::collections::HashSet<_> = running.into_iter().collect();
+        Ok(tasks.iter().copied().filter(|task| !running.contains(&task.0)).collect())
+    }
+}
+
+struct TaskRow {
+    id: uuid::Uuid,
+    conversation_id: uuid::Uuid,
+    message_id: uuid::Uuid,
+    status: String,
+    model: String,
+    attempt: i64,
+    failures: i32,
+    usage: Option<Json<Usage>>,
+    error_code: Option<String>,
+    error_message: Option<String>,
+    cancel_requested_at: Option<OffsetDateTime>,
+    created_at: OffsetDateTime,
+    started_at: Option<OffsetDateTime>,
+    finished_at: Option<OffsetDateTime>,
+}
+
+impl TryFrom<TaskRow> for Task {
+    type Error = Error;
+
+    fn try_from(row: TaskRow) -> Result<Self> {
+        Ok(Self {
+            id: TaskId(row.id),
+            conversation: ConversationId(row.conversation_id),
+            message: MessageId(row.message_id),
+            status: row.status.parse().map_err(corrupt)?,
+            model: row.model,
+            attempt: attempt(row.attempt)?,
+            failures: u32::try_from(row.failures).map_err(corrupt)?,
+            usage: row.usage.map(|usage| usage.0),
+            error: row
+                .error_code
+                .map(|code| TaskError { code, message: row.error_message.unwrap_or_default() }),
+            cancel_requested: row.cancel_requested_at.is_some(),
+            created_at: row.created_at,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+        })
+    }
+}
