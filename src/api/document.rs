@@ -48,7 +48,7 @@ pub(super) fn service(state: &State) -> OpenApiService<Api, ()> {
 fn described<T: OpenApi>(api: T) -> OpenApiService<T, ()> {
     OpenApiService::new(api, "rill", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
-        .license(LicenseObject::new("MIT OR Apache-2.0"))
+        .license(LicenseObject::new("MIT"))
         .server(ServerObject::new("/").description("The server that this document came from."))
         .extra_response_header::<String, _>("X-Request-Id")
 }
