@@ -55,6 +55,9 @@ pub enum Error {
     /// PostgreSQL did not answer in time: the outcome is unknown.
     #[error("PostgreSQL did not answer within {0:?}")]
     Timeout(Duration),
+    /// The URL can't be read.
+    #[error("it should be postgres://user:password@host:port/database, but: {0}")]
+    Url(#[source] sqlx::Error),
     /// PostgreSQL refused the statement: a defect, or a schema that doesn't fit.
     #[error("PostgreSQL refused a statement: {0}")]
     Refused(#[source] sqlx::Error),
@@ -67,6 +70,20 @@ pub enum Error {
 }
 
 impl Error {
+    /// What was to be stored can't be, or what is stored can't be read: repeating
+    /// won't help. (Other refusals are about the moment: a standby that is not
+    /// promoted yet, credentials that change, a migration under way.)
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Corrupt(_) | Self::Refused(sqlx::Error::Encode(_)) => true,
+            // 22 data exception, 23 constraint violation, 54 limit exceeded.
+            Self::Refused(sqlx::Error::Database(error)) => error
+                .code()
+                .is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class))),
+            _ => false,
+        }
+    }
+
     /// Repeating the call later may help.
     pub const fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Timeout(_))
@@ -106,6 +123,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for a connection of the pool.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(3);
+/// How long a connection may take to answer when it goes back to the pool.
+const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 /// A pooled connection that was idle for longer is tried before it is used.
 const TRUST_IDLE: Duration = Duration::from_secs(5);
 
@@ -125,7 +144,8 @@ impl Store {
     /// # Errors
     /// When the URL can't be read.
     pub fn new(options: &Options) -> Result<Self> {
-        let connect: PgConnectOptions = options.database_url.expose().parse()?;
+        let url = options.database_url.expose();
+        let connect: PgConnectOptions = url.parse().map_err(Error::Url)?;
         let limit = STATEMENT_LIMIT.as_millis().to_string();
         let connect = connect
             .application_name("rill")
@@ -137,8 +157,8 @@ impl Store {
                 ("jit", "off"),
             ]);
         Ok(Self {
-            pool: pool(connect.clone(), options.database_connections - 1),
-            heartbeats: pool(connect, 1),
+            pool: pool(connect.clone(), options.database_connections - 1, TRUST_IDLE),
+            heartbeats: pool(connect, 1, Duration::ZERO),
         })
     }
 
@@ -169,15 +189,28 @@ impl Store {
     }
 }
 
-/// At most `size` connections, opened as they are needed.
-fn pool(connect: PgConnectOptions, size: u32) -> PgPool {
+/// At most `size` connections, opened as they are needed; one that was idle for
+/// longer than `trusted` is tried before it is used.
+fn pool(connect: PgConnectOptions, size: u32, trusted: Duration) -> PgPool {
     PgPoolOptions::new()
         .max_connections(size)
         .acquire_timeout(ACQUIRE_LIMIT)
         .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
+        .after_release(|connection, _| {
+            // A statement that was given up leaves a connection that may be
+            // dead. The pool would wait for its answer as long as TCP does, and
+            // count it as taken.
             Box::pin(async move {
-                if meta.idle_for > TRUST_IDLE {
+                match tokio::time::timeout(RELEASE_LIMIT, sqlx::Connection::ping(connection)).await
+                {
+                    Ok(answer) => answer.map(|()| true),
+                    Err(_) => Err(sqlx::Error::PoolTimedOut),
+                }
+            })
+        })
+        .before_acquire(move |connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > trusted {
                     sqlx::Connection::ping(connection).await?;
                 }
                 Ok(true)

@@ -11,6 +11,9 @@ use super::{Result, Streams, answered};
 use crate::domain::TaskId;
 use crate::log_limit::LogLimit;
 
+/// How long after a failure hints are asked for again.
+const AGAIN: Duration = Duration::from_secs(30);
+
 impl Streams {
     /// Tells all workers that the task should stop.
     ///
@@ -44,11 +47,16 @@ impl Streams {
             let mut generation = 0;
             while let Ok(newer) = link.reconnected(generation).await {
                 generation = newer;
-                let Ok(mut connected) = link.get(Duration::ZERO).await else { continue };
-                if let Err(error) = connected.subscribe(std::slice::from_ref(&channel)).await
-                    && let Some(skipped) = REFUSED.pass()
-                {
-                    tracing::warn!(%error, skipped, "no cancel hints; stopping a task takes a heartbeat");
+                while link.generation() == generation {
+                    let Ok(mut connected) = link.get(Duration::ZERO).await else { break };
+                    let Err(error) = connected.subscribe(std::slice::from_ref(&channel)).await
+                    else {
+                        break;
+                    };
+                    if let Some(skipped) = REFUSED.pass() {
+                        tracing::warn!(%error, skipped, "no cancel hints; stopping a task takes a heartbeat");
+                    }
+                    tokio::time::sleep(AGAIN).await;
                 }
             }
         });

@@ -14,6 +14,7 @@ use crate::domain::{Answer, Event, EventId, MessageId, TaskId, TaskStatus, Usage
 use crate::log_limit::LogLimit;
 use crate::metrics;
 use crate::store::{EndOutcome, Ending, Final, Orphan, TaskError};
+use crate::streams::history::History;
 
 /// How long an ending waits for what the stream still holds.
 const HISTORY: Duration = Duration::from_secs(5);
@@ -96,7 +97,7 @@ impl Tasks {
                 Ok(EndOutcome::Refused) => return false,
                 // Repeating won't help. Nobody has seen this end yet, so it can
                 // be another: a task must end, even by a defect of ours.
-                Err(error) if !error.is_unavailable() && !refused => {
+                Err(error) if error.is_permanent() && !refused => {
                     tracing::error!(%error, %task, "a task's end can't be committed as it is");
                     refused = true;
                     (last, terminal) = defect().commit(id, message, Answer::default());
@@ -129,11 +130,12 @@ impl Tasks {
     /// # Errors
     /// When PostgreSQL is away: the outcome is unknown.
     pub async fn end_orphan(&self, orphan: Orphan, conclusion: Conclusion) -> Result<bool> {
-        let answer = match tokio::time::timeout(HISTORY, self.streams.history(orphan.task)).await {
-            Ok(Ok(history)) => history.answer,
-            // Redis is away, and so is the partial text; the end is not.
-            _ => Answer::default(),
-        };
+        // If Redis is away, so is the partial text; the end is not.
+        let history = tokio::time::timeout(HISTORY, self.streams.history(orphan.task)).await;
+        let History { answer, completion } =
+            history.ok().and_then(|history| history.ok()).unwrap_or_default();
+        // The model had finished: that is the better end.
+        let conclusion = completion.map_or(conclusion, Conclusion::Done);
         let id = EventId::new(orphan.seen.attempt + 1, 1);
         let (last, terminal) = conclusion.commit(id, orphan.message, answer);
         let EndOutcome::Committed(took) = self.store.end(orphan.task, orphan.seen, &last).await?

@@ -44,6 +44,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Repeating won't help.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_permanent())
+    }
+
     /// Repeating the call later may help.
     pub const fn is_unavailable(&self) -> bool {
         match self {

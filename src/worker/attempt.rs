@@ -32,18 +32,19 @@ pub(super) async fn run(worker: &Worker, task: TaskId, begun: Begun, control: &C
     let prepared = tokio::select! {
         biased;
         () = control.cancelled.cancelled() => {
-            let history = tokio::time::timeout(FLUSH, worker.tasks.streams.history(task)).await;
-            let answer = history.ok().and_then(Result::ok).unwrap_or_default().answer;
-            Prepared::Conclude(answer, Conclusion::Cancelled(None))
+            what_is_left(worker, task, Conclusion::Cancelled(None)).await
         }
         () = worker.grace_over.cancelled() => return Outcome::HandBack,
-        prepared = prepare(worker, task, &begun) => prepared.unwrap_or_else(|error| {
-            tracing::error!(%error, "the attempt can't be prepared");
-            Prepared::Conclude(Answer::default(), failure(code::INTERNAL, DEFECT.to_owned()))
-        }),
+        prepared = prepare(worker, task, &begun) => match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                tracing::error!(%error, "the attempt can't be prepared");
+                what_is_left(worker, task, failure(code::INTERNAL, DEFECT.to_owned())).await
+            }
+        },
         () = tokio::time::sleep(begun.remaining) => {
             let overdue = overdue();
-            Prepared::Conclude(Answer::default(), failure(overdue.code, overdue.message))
+            what_is_left(worker, task, failure(overdue.code, overdue.message)).await
         }
     };
     let call = match prepared {
@@ -74,7 +75,7 @@ async fn prepare(worker: &Worker, task: TaskId, begun: &Begun) -> Result<Prepare
     }
     let Some(model) = worker.models.get(&begun.model) else {
         let message = format!("The model {:?} is no longer configured.", begun.model);
-        return Ok(Prepared::Conclude(Answer::default(), failure(code::UNKNOWN_MODEL, message)));
+        return Ok(what_is_left(worker, task, failure(code::UNKNOWN_MODEL, message)).await);
     };
     let turns = patiently(|| worker.tasks.store.turns(begun.conversation, begun.message)).await?;
     let request = ChatRequest {
@@ -84,6 +85,14 @@ async fn prepare(worker: &Worker, task: TaskId, begun: &Begun) -> Result<Prepare
     };
     let call = Call::new(model.chat.clone(), request, begun.failures, &worker.options);
     Ok(Prepared::Call(Box::new(call)))
+}
+
+/// Ends with what earlier attempts left, as far as Redis tells soon; if the
+/// model had finished, with that.
+async fn what_is_left(worker: &Worker, task: TaskId, otherwise: Conclusion) -> Prepared {
+    let history = tokio::time::timeout(FLUSH, worker.tasks.streams.history(task)).await;
+    let History { answer, completion } = history.ok().and_then(Result::ok).unwrap_or_default();
+    Prepared::Conclude(answer, completion.map_or(otherwise, Conclusion::Done))
 }
 
 fn failure(code: &str, message: String) -> Conclusion {
@@ -130,7 +139,7 @@ async fn conclude_unstarted(
     Outcome::Over
 }
 
-/// Repeats what must succeed for the attempt to go on, while a store is away.
+/// Repeats what must succeed for the attempt to go on, while that may help.
 ///
 /// # Errors
 /// When repeating can't help.
@@ -145,7 +154,7 @@ where
             Ok(value) => return Ok(value),
             Err(error) => error.into(),
         };
-        if !error.is_unavailable() {
+        if error.is_permanent() {
             return Err(error);
         }
         failures += 1;

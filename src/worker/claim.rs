@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
+use super::Worker;
 use super::attempt::{self, Outcome};
-use super::{Worker, running};
+use super::running::Beginning;
 use crate::domain::{ClaimId, TaskId};
 use crate::log_limit::LogLimit;
 use crate::metrics;
@@ -122,6 +123,10 @@ async fn handle(worker: Arc<Worker>, job: Delivery) {
         }
         return;
     };
+    if worker.running.has_job(&job.entry) {
+        return;
+    }
+    let beginning = worker.running.begin(task, &job.entry);
     let begun = match begin(&worker, task).await {
         Some(Begin::Begun(begun)) => begun,
         Some(Begin::Duplicate) => {
@@ -133,17 +138,26 @@ async fn handle(worker: Arc<Worker>, job: Delivery) {
         }
         // Stays pending, for whoever claims it a lease later.
         Some(Begin::Later) => return,
-        None => return leave_to_others(&worker, &job).await,
+        None => {
+            drop(beginning);
+            return leave_to_others(&worker, &job).await;
+        }
     };
     let span = tracing::info_span!("attempt", %task, attempt = begun.attempt);
-    run_attempt(&worker, task, &job, *begun).instrument(span).await;
+    run_attempt(&worker, task, &job, *begun, beginning).instrument(span).await;
 }
 
-async fn run_attempt(worker: &Worker, task: TaskId, job: &Delivery, begun: Begun) {
+async fn run_attempt(
+    worker: &Worker,
+    task: TaskId,
+    job: &Delivery,
+    begun: Begun,
+    beginning: Beginning<'_>,
+) {
     let _gauge = metrics::task_running();
     metrics::attempt_started();
-    let (control, guard): (running::Control, _) =
-        worker.running.add(task, begun.attempt, &job.entry);
+    let (control, guard) = worker.running.add(task, begun.attempt, &job.entry);
+    drop(beginning);
     let number = begun.attempt;
     let outcome = tokio::select! {
         biased;
@@ -155,7 +169,8 @@ async fn run_attempt(worker: &Worker, task: TaskId, job: &Delivery, begun: Begun
         // Redelivered if this fails, and found to have ended.
         Outcome::Over => drop(worker.consumer.acknowledge(&job.entry).await),
         Outcome::HandBack => {
-            if worker.tasks.store.release(task, number).await.unwrap_or(false) {
+            let released = attempt::patiently(|| worker.tasks.store.release(task, number)).await;
+            if released.unwrap_or(false) {
                 let _ = worker.consumer.hand_back(&job.entry, task).await;
             }
         }
@@ -190,7 +205,7 @@ async fn begin(worker: &Worker, task: TaskId) -> Option<Begin> {
                 if let Some(skipped) = LIMIT.pass() {
                     tracing::warn!(%error, %task, skipped, "no attempt begun; trying again");
                 }
-                if !error.is_unavailable() {
+                if error.is_permanent() {
                     return Some(Begin::Later);
                 }
                 PERSIST.delay(failures, rand::random())

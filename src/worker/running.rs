@@ -23,13 +23,27 @@ struct Entry {
     control: Control,
 }
 
-/// The attempts of this worker, by task.
+/// The attempts of this worker, by task, and the jobs that it is about to begin.
 #[derive(Debug, Default)]
-pub(super) struct Running(Mutex<HashMap<TaskId, Entry>>);
+pub(super) struct Running {
+    attempts: Mutex<HashMap<TaskId, Entry>>,
+    beginning: Mutex<HashMap<String, TaskId>>,
+}
 
 impl Running {
     fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn beginning(&self) -> MutexGuard<'_, HashMap<String, TaskId>> {
+        self.beginning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a job that is about to be begun, so that it is renewed and not
+    /// taken twice, until the answered guard is dropped.
+    pub(super) fn begin(&self, task: TaskId, job: &str) -> Beginning<'_> {
+        self.beginning().insert(job.to_owned(), task);
+        Beginning { running: self, job: job.to_owned() }
     }
 
     /// Notes an attempt; it is forgotten when the answered guard is dropped.
@@ -42,14 +56,15 @@ impl Running {
         (control, Guard { running: self, task, attempt })
     }
 
-    /// The job belongs to an attempt that runs here.
+    /// The job belongs to an attempt that runs here, or is about to.
     pub(super) fn has_job(&self, job: &str) -> bool {
-        self.lock().values().any(|entry| entry.job == job)
+        self.beginning().contains_key(job) || self.lock().values().any(|entry| entry.job == job)
     }
 
-    /// The task runs here.
+    /// The task runs here, or is about to.
     pub(super) fn has_task(&self, task: TaskId) -> bool {
-        self.lock().contains_key(&task)
+        self.beginning().values().any(|beginning| *beginning == task)
+            || self.lock().contains_key(&task)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -67,7 +82,9 @@ impl Running {
 
     /// Jobs to renew.
     pub(super) fn jobs(&self) -> Vec<String> {
-        self.lock().values().map(|entry| entry.job.clone()).collect()
+        let mut jobs: Vec<_> = self.beginning().keys().cloned().collect();
+        jobs.extend(self.lock().values().map(|entry| entry.job.clone()));
+        jobs
     }
 
     /// The caller wants the task stopped.
@@ -84,6 +101,18 @@ impl Running {
         {
             entry.control.lost.cancel();
         }
+    }
+}
+
+/// Forgets a job that was about to be begun when dropped.
+pub(super) struct Beginning<'a> {
+    running: &'a Running,
+    job: String,
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        self.running.beginning().remove(&self.job);
     }
 }
 

@@ -100,7 +100,7 @@ impl<'a> Streaming<'a> {
                 () = self.worker.grace_over.cancelled() => return Stop::Drained,
                 () = &mut deadline => return Stop::Failed(overdue()),
                 appended = in_flight(&mut self.appending) => {
-                    if self.appended(appended).await.is_err() {
+                    if self.appended(appended).is_err() {
                         return Stop::Lost;
                     }
                 }
@@ -144,20 +144,20 @@ impl<'a> Streaming<'a> {
     ///
     /// # Errors
     /// When the attempt is not ours any more.
-    async fn appended(&mut self, (mut log, outcome): Appended) -> Result<(), ()> {
+    fn appended(&mut self, (mut log, outcome): Appended) -> Result<(), ()> {
         self.appending = None;
         match outcome {
             Ok(_) => {}
             Err(Stopped::Gone) => {
+                let (tasks, task) = (self.worker.tasks.clone(), self.task);
                 let attempt = self.begun.attempt;
-                let owns = patiently(|| self.worker.tasks.store.owns(self.task, attempt)).await;
-                if !owns.unwrap_or(false) {
-                    return Err(());
-                }
                 let answer = self.outbox.written().clone();
                 self.sending = log.free_id();
                 self.appending = Some(Box::pin(async move {
-                    let outcome = log.revive(&answer).await;
+                    let outcome = match patiently(|| tasks.store.owns(task, attempt)).await {
+                        Ok(true) => log.revive(&answer).await,
+                        _ => Err(Stopped::Fenced),
+                    };
                     (log, outcome)
                 }));
                 return Ok(());
@@ -195,7 +195,7 @@ impl<'a> Streaming<'a> {
                 // It goes again, after the snapshot that makes the stream anew.
                 last.clone_from(&event);
             }
-            self.appended(appended).await?;
+            self.appended(appended)?;
         }
     }
 

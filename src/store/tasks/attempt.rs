@@ -17,7 +17,8 @@ pub enum Begin {
     Begun(Box<Begun>),
     /// Ended, not due, or run by a live worker: the job is a duplicate.
     Duplicate,
-    /// Its worker looks dead, but we were away ourselves: judge later.
+    /// It could be begun, but our own heartbeat is not on record, or not for long
+    /// enough to judge its worker dead: try again.
     Later,
 }
 
@@ -82,12 +83,10 @@ impl Store {
                                SELECT FROM workers w
                                WHERE w.id = t.worker_id AND w.heartbeat_at > now() - $4::interval
                            ) AS orphaned,
-                           EXISTS (
-                               SELECT FROM workers me
-                               WHERE me.id = $3 AND me.heartbeat_at > now() - $4::interval / 2
-                                 AND me.steady_since <= now() - $4::interval
-                           ) AS may_judge
-                    FROM tasks t WHERE t.id = $1
+                           coalesce(me.heartbeat_at > now() - $4::interval / 2, false) AS fresh,
+                           coalesce(me.steady_since <= now() - $4::interval, false) AS steady
+                    FROM tasks t LEFT JOIN workers me ON me.id = $3
+                    WHERE t.id = $1
                     FOR UPDATE OF t
                 ), begun AS (
                     UPDATE tasks t
@@ -98,10 +97,10 @@ impl Store {
                         started_at = coalesce(t.started_at, now())
                     FROM seen
                     WHERE t.id = seen.id
-                      AND (seen.due OR seen.repeated OR (seen.orphaned AND seen.may_judge))
+                      AND (seen.repeated OR seen.fresh AND (seen.due OR seen.orphaned AND seen.steady))
                     RETURNING t.*
                 )
-                SELECT seen.orphaned AS "orphaned!",
+                SELECT seen.orphaned OR seen.due AS "later!",
                        begun.attempt AS "attempt?", begun.failures AS "failures?",
                        begun.conversation_id AS "conversation_id?", begun.message_id AS "message_id?",
                        begun.model AS "model?",
@@ -132,7 +131,7 @@ impl Store {
                         cancelled: row.cancelled,
                     }))
                 }
-                _ if row.orphaned => Begin::Later,
+                _ if row.later => Begin::Later,
                 _ => Begin::Duplicate,
             })
         })

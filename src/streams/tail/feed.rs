@@ -80,6 +80,10 @@ impl Mailbox {
         self.arrived.notify_one();
     }
 
+    pub(super) fn take_suspect(&self) -> bool {
+        std::mem::take(&mut lock(&self.state).suspect)
+    }
+
     pub(super) fn take(&self) -> Mail {
         let mut waiting = lock(&self.state);
         if !waiting.entries.is_empty() {
@@ -204,10 +208,11 @@ impl Feed {
     }
 
     /// Takes the mark away, *before* reading: what arrives meanwhile marks anew.
-    pub(super) fn clean(&self) -> EventId {
+    /// Nothing when nobody is left to read for.
+    pub(super) fn clean(&self) -> Option<EventId> {
         let mut state = lock(&self.state);
         state.dirty = false;
-        state.read
+        (!state.mailboxes.is_empty()).then_some(state.read)
     }
 
     pub(super) fn set_hinted(&self, hinted: bool) {

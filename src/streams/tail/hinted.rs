@@ -88,12 +88,21 @@ pub(super) struct Reading {
 }
 
 fn take_batch(shared: &Shared) -> Vec<Reading> {
-    let feeds: Vec<_> = {
-        let mut dirty = lock(&shared.dirty);
-        let count = dirty.len().min(BATCH);
-        dirty.drain(..count).collect()
-    };
-    feeds.into_iter().map(|feed: Arc<Feed>| Reading { after: feed.clean(), feed }).collect()
+    let mut batch = Vec::new();
+    while batch.len() < BATCH {
+        let feeds: Vec<Arc<Feed>> = {
+            let mut dirty = lock(&shared.dirty);
+            let count = dirty.len().min(BATCH - batch.len());
+            dirty.drain(..count).collect()
+        };
+        if feeds.is_empty() {
+            break;
+        }
+        let readings =
+            feeds.into_iter().filter_map(|feed| feed.clean().map(|after| Reading { after, feed }));
+        batch.extend(readings);
+    }
+    batch
 }
 
 async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {

@@ -287,10 +287,10 @@ impl Subscription {
     pub async fn next(&mut self) -> Next {
         loop {
             if let Some(goal) = self.catch_up_to {
-                if let Some(entries) = self.catch_up(goal).await {
-                    return Next::Entries(entries);
+                match self.catch_up(goal).await {
+                    Some(next) => return next,
+                    None => continue,
                 }
-                continue;
             }
             match self.mailbox.take() {
                 Mail::Entries(mut entries) => {
@@ -308,11 +308,12 @@ impl Subscription {
     }
 
     /// One page of the subscriber's own reading, or what of it fits.
-    async fn catch_up(&mut self, goal: EventId) -> Option<Vec<Entry>> {
+    async fn catch_up(&mut self, goal: EventId) -> Option<Next> {
         let mut failures = 0;
         let mut page = loop {
             match self.read_page().await {
                 Ok(page) => break page,
+                Err(_) if self.mailbox.take_suspect() => return Some(Next::Suspect),
                 Err(_) => {
                     failures += 1;
                     tokio::time::sleep(RETRY.delay(failures, rand::random())).await;
@@ -333,7 +334,7 @@ impl Subscription {
         if self.cursor >= goal {
             self.catch_up_to = None;
         }
-        (!page.entries.is_empty()).then_some(page.entries)
+        (!page.entries.is_empty()).then_some(Next::Entries(page.entries))
     }
 
     async fn read_page(&self) -> Result<Page> {
