@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{App, Reader};
+use crate::support::{App, Reader, eventually};
 
 fn end(reader: &Reader) -> Value {
     serde_json::from_str(&reader.end.as_ref().expect("ended").data).expect("JSON")
@@ -108,10 +108,13 @@ async fn a_task_past_its_deadline_ends() {
 async fn a_task_that_no_worker_began_in_time_ends() {
     let mut app = App::builder().workers(0).with("RILL_TASK_DEADLINE", "200ms").start().await;
     let posted = app.say("[[tokens=4]]").await;
-    let created = std::time::Instant::now();
-    while created.elapsed() < std::time::Duration::from_millis(300) {
-        tokio::task::yield_now().await;
-    }
+    eventually("the deadline has passed", || async {
+        sqlx::query_scalar("SELECT deadline_at < now() FROM tasks")
+            .fetch_one(&app.pool)
+            .await
+            .expect("reads")
+    })
+    .await;
     app.start_worker();
     let reader = app.read(&posted).await;
     assert_eq!(end(&reader)["code"], "deadline_exceeded");
