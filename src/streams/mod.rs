@@ -71,11 +71,6 @@ impl Error {
             _ => None,
         }
     }
-
-    /// Redis forbids it (ACL), so repeating won't help.
-    pub fn is_forbidden(&self) -> bool {
-        self.code() == Some("NOPERM")
-    }
 }
 
 /// What every operation answers.
@@ -137,15 +132,6 @@ impl Streams {
         let mut connected = self.inner.link.get(Duration::from_millis(500)).await?;
         connected.send(&redis::cmd("PING")).await?;
         Ok(())
-    }
-
-    /// Waits until there is a connection, as long as that takes.
-    pub async fn connected(&self) {
-        while self.inner.link.get(Duration::from_secs(3600)).await.is_err() {
-            if self.inner.stop.is_cancelled() {
-                std::future::pending::<()>().await;
-            }
-        }
     }
 
     async fn connection(&self) -> Result<Connected> {
