@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{Conclusion, Result, Tasks};
 use crate::domain::TaskStatus;
 use crate::domain::task::code;
+use crate::log_limit::LogLimit;
 use crate::store::TaskError;
 
 /// Tasks that one pass takes at most.
@@ -39,6 +40,7 @@ impl Tasks {
     /// # Errors
     /// When PostgreSQL is away.
     pub async fn end_overdue(&self, lease: Duration) -> Result<usize> {
+        static NOT_ENDED: LogLimit = LogLimit::new();
         let overdue = self.store.overdue(lease, BATCH).await?;
         let count = overdue.len();
         for (orphan, cancelled) in overdue {
@@ -52,8 +54,10 @@ impl Tasks {
                 Conclusion::Failed { error, usage: None, failures: None }
             };
             // One that can't be ended must not keep the others from their end.
-            if let Err(error) = self.end_orphan(orphan, conclusion).await {
-                tracing::warn!(%error, task = %orphan.task, "an overdue task was not ended");
+            if let Err(error) = self.end_orphan(orphan, conclusion).await
+                && let Some(skipped) = NOT_ENDED.pass()
+            {
+                tracing::warn!(%error, task = %orphan.task, skipped, "an overdue task was not ended");
             }
         }
         Ok(count)
