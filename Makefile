@@ -30,6 +30,10 @@ test-page: ## the chat page in headless Chromium
 test-clients: ## third-party SSE clients, across a cut
 	@scripts/with-services scripts/test clients
 
+.PHONY: fuzz
+fuzz: ## libFuzzer on whatever parses outside input; FUZZ_SECONDS=60 a target, ARGS=chunks
+	@scripts/fuzz $(ARGS)
+
 .PHONY: lint
 lint: ## formatting, clippy, documentation; warnings are errors
 	cargo fmt --check
@@ -48,3 +52,12 @@ sqlx: ## write .sqlx/ anew, after a query or a migration has changed
 .PHONY: bench
 bench: ## the benchmarks
 	@scripts/with-services cargo bench --locked $(ARGS)
+
+.PHONY: chaos
+chaos: ## every fault at once; CHAOS_SECONDS=60 CHAOS_TASKS=60 CHAOS_SEED=
+	@CHAOS_SECONDS=$${CHAOS_SECONDS:-60} CHAOS_TASKS=$${CHAOS_TASKS:-60} \
+	    scripts/with-services scripts/test rust -- --test it -- --nocapture chaos::under
+
+.PHONY: recovery
+recovery: ## how long readers wait when something dies
+	@scripts/with-services scripts/test rust -- --test it -- --nocapture --ignored recovery::

@@ -11,11 +11,12 @@ use tokio_util::task::TaskTracker;
 use crate::cli::{self, Cli, Command, Stores};
 use crate::model::catalog::Catalog;
 use crate::model::simulator;
+use crate::operate::startup;
 use crate::store::Store;
 use crate::streams::Streams;
 use crate::streams::tail::{self, Tail};
 use crate::tasks::Tasks;
-use crate::{api, http, metrics, shutdown, telemetry, worker};
+use crate::{api, http, metrics, operate, shutdown, telemetry, worker};
 
 /// Runs what the command line says, until it is done or told to stop.
 ///
@@ -26,6 +27,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         print!("{}", api::openapi_document());
         return Ok(());
     }
+    if let Some(answered) = operate(&cli).await {
+        return answered;
+    }
     telemetry::install(&cli.telemetry)?;
     let stop = shutdown::on_signal()?;
     match cli.command {
@@ -33,10 +37,34 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Api(options) => serve(*options, stop).await,
         Command::Worker(options) => work(*options, stop).await,
         Command::Migrate(options) => migrate(&Store::new(&options)?).await,
-        Command::Openapi => Ok(()),
+        Command::Openapi
+        | Command::Queue(_)
+        | Command::Workers(_)
+        | Command::Dead(_)
+        | Command::Task(_) => Ok(()),
         Command::Simulate(options) => simulate(options, stop).await,
         Command::Healthcheck(options) => healthcheck(&options.url).await,
     }
+}
+
+/// Operators' commands; nothing if it is another. A signal ends them at once.
+async fn operate(cli: &Cli) -> Option<anyhow::Result<()>> {
+    let command = &cli.command;
+    if matches!(
+        command,
+        Command::Queue(_) | Command::Workers(_) | Command::Dead(_) | Command::Task(_)
+    ) && let Err(error) = telemetry::install(&cli.telemetry.clone().quiet())
+    {
+        return Some(Err(error));
+    }
+    let answered = match command {
+        Command::Queue(options) => operate::queue(options).await,
+        Command::Workers(options) => operate::workers(options).await,
+        Command::Dead(options) => operate::dead::dead(options).await,
+        Command::Task(options) => operate::task::task(options).await,
+        _ => return None,
+    };
+    Some(answered.map_err(anyhow::Error::from))
 }
 
 /// The two stores' connections. `closing` outlives `stop`: draining needs them.
@@ -47,8 +75,8 @@ fn open(stores: &Stores, closing: &CancellationToken) -> anyhow::Result<(Store, 
     Ok((store, streams))
 }
 
-async fn listen(address: std::net::SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+fn listen(address: std::net::SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
+    http::listen(address).with_context(|| {
         format!("can't listen on {address}; is another process there? Choose another with {option}")
     })
 }
@@ -61,11 +89,13 @@ async fn migrate(store: &Store) -> anyhow::Result<()> {
 
 async fn up(options: cli::Up, stop: CancellationToken) -> anyhow::Result<()> {
     options.worker.validate(options.stores.redis.stream_ttl)?;
+    options.api.validate(options.stores.redis.stream_ttl)?;
     // Asked for first: a port that is taken should not cost a migration.
-    let listener = listen(options.api.listen, "--listen (or PORT with make run)").await?;
+    let listener = listen(options.api.listen, "--listen (or PORT with make run)")?;
     let closing = CancellationToken::new();
     let (store, streams) = open(&options.stores, &closing)?;
     migrate(&store).await?;
+    startup::check(&store, &streams, &options.checks).await?;
     let simulated = TaskTracker::new();
     let catalog = if options.models.name_no_upstream() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -97,10 +127,12 @@ async fn up(options: cli::Up, stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 async fn serve(options: cli::Api, stop: CancellationToken) -> anyhow::Result<()> {
-    let listener = listen(options.api.listen, "--listen").await?;
+    options.api.validate(options.stores.redis.stream_ttl)?;
+    let listener = listen(options.api.listen, "--listen")?;
     let catalog = Arc::new(options.models.catalog()?);
     let closing = CancellationToken::new();
     let (store, streams) = open(&options.stores, &closing)?;
+    startup::check(&store, &streams, &options.checks).await?;
     let tail = Tail::start(&streams, &options.tail);
     let tasks = Tasks::new(store.clone(), streams, Some(tail.clone()), &options.stores.tasks);
     serve_api(listener, options.api, tasks, tail, catalog, stop)?.await;
@@ -114,11 +146,12 @@ async fn work(options: cli::Worker, stop: CancellationToken) -> anyhow::Result<(
     announce(&catalog);
     let closing = CancellationToken::new();
     let (store, streams) = open(&options.stores, &closing)?;
+    startup::check(&store, &streams, &options.checks).await?;
     let tasks = Tasks::new(store.clone(), streams, None, &options.stores.tasks);
     let metrics = metrics::install()?;
     let probes = TaskTracker::new();
     if let Some(address) = options.metrics_listen {
-        let listener = listen(address, "--metrics-listen").await?;
+        let listener = listen(address, "--metrics-listen")?;
         let endpoint = api::probes(tasks.clone(), metrics);
         tracing::info!("metrics at http://{address}/metrics");
         probes.spawn(http::serve(listener, endpoint, http::Limits::default(), closing.clone()));
@@ -173,7 +206,7 @@ async fn close(closing: &CancellationToken, store: &Store) {
 }
 
 async fn simulate(options: simulator::Options, stop: CancellationToken) -> anyhow::Result<()> {
-    let listener = listen(options.listen, "--listen").await?;
+    let listener = listen(options.listen, "--listen")?;
     let address = listener.local_addr()?;
     tracing::warn!(
         "a simulator is at http://{address}/v1: it invents its answers, for trying out, tests and \

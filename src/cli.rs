@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::{Args, Parser, Subcommand};
 
 use crate::model::{catalog, simulator};
-use crate::{api, store, streams, tasks, telemetry, worker};
+use crate::{api, operate, store, streams, tasks, telemetry, worker};
 
 /// Durable, resumable LLM token streams, native to Redis Streams.
 ///
@@ -42,6 +42,14 @@ pub enum Command {
     Simulate(simulator::Options),
     /// Asks a process whether it is ready; exit status 0 if it is
     Healthcheck(Healthcheck),
+    /// How much is waiting and running, for how long, and who works on it
+    Queue(operate::Options),
+    /// The workers: who is alive, and what they have
+    Workers(operate::Options),
+    /// What was given up on: list it, show it, ask again, drop it
+    Dead(operate::dead::Options),
+    /// One task's whole story, and what happens next
+    Task(operate::task::Options),
 }
 
 /// Where the two stores are.
@@ -64,6 +72,9 @@ pub struct Up {
     /// The stores.
     #[command(flatten)]
     pub stores: Stores,
+    /// What is checked.
+    #[command(flatten)]
+    pub checks: operate::startup::Options,
     /// The API.
     #[command(flatten)]
     pub api: api::Options,
@@ -84,6 +95,9 @@ pub struct Api {
     /// The stores.
     #[command(flatten)]
     pub stores: Stores,
+    /// What is checked.
+    #[command(flatten)]
+    pub checks: operate::startup::Options,
     /// The API.
     #[command(flatten)]
     pub api: api::Options,
@@ -101,6 +115,9 @@ pub struct Worker {
     /// The stores.
     #[command(flatten)]
     pub stores: Stores,
+    /// What is checked.
+    #[command(flatten)]
+    pub checks: operate::startup::Options,
     /// The worker.
     #[command(flatten)]
     pub worker: worker::Options,

@@ -32,6 +32,27 @@ impl fmt::Debug for Secret {
 #[error("{0}")]
 pub struct Invalid(pub String);
 
+/// Something about a server that is not as it should be, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// A promise can't be kept. (Otherwise one is weaker, or something is odd.)
+    pub breaks: bool,
+    /// What is wrong, and what to do.
+    pub text: String,
+}
+
+impl Finding {
+    /// A promise can't be kept.
+    pub fn breaking(text: impl Into<String>) -> Self {
+        Self { breaks: true, text: text.into() }
+    }
+
+    /// A promise is weaker than it could be.
+    pub fn weak(text: impl Into<String>) -> Self {
+        Self { breaks: false, text: text.into() }
+    }
+}
+
 /// Reads `15s`, `500ms`, `1h 30m`.
 ///
 /// # Errors

@@ -16,11 +16,13 @@
 //! | [`tasks`] | what spans both stores: accept, end, cancel, relay, follow; a file each | [`store`], [`streams`] |
 //! | [`worker`] | the loops that run tasks: claim, attempt, heartbeat, upkeep | [`tasks`], [`model`] |
 //! | [`api`] | HTTP resources, event streams, problems, the document, the chat page | [`tasks`], `poem` |
+//! | [`operate`] | operators' commands (`queue`, `workers`, `dead`, `task`), and what a start checks | [`tasks`] |
 //! | [`http`] | the accept loop under the API and the simulator | `hyper`, `poem` |
 //! | [`cli`], [`app`] | options and roles; one function a role puts the parts together | everything |
+//! | `fuzz` | targets for whatever parses outside input; in tests and for `make fuzz` only | the parsers |
 //! | [`config`], [`telemetry`], [`metrics`], [`shutdown`], [`log_limit`] | what all of them share | |
 //!
-//! `domain ← {store | streams | model} ← tasks ← {worker | api | cli} ← app ← main`:
+//! `domain ← {store | streams | model} ← tasks ← {worker | api | operate | cli} ← app ← main`:
 //! an arrow points at what is known, and those between bars don't know each
 //! other (`cli` alone names the others' options). Each component's options are a
 //! `clap::Args` beside it. Tests keep both the layers and the crates' places
@@ -73,10 +75,13 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod domain;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod http;
 pub mod log_limit;
 pub mod metrics;
 pub mod model;
+pub mod operate;
 pub mod shutdown;
 pub mod store;
 pub mod streams;

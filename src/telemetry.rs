@@ -17,6 +17,18 @@ pub struct Options {
     pub log_level: String,
 }
 
+impl Options {
+    /// For commands whose answer is what counts: errors only, unless something
+    /// else than the default is asked for.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        if self.log_level == "info" {
+            "error".clone_into(&mut self.log_level);
+        }
+        self
+    }
+}
+
 /// The form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -31,8 +43,11 @@ pub enum Format {
 /// # Errors
 /// When the filter can't be read, or a log is installed already.
 pub fn install(options: &Options) -> anyhow::Result<()> {
+    // sqlx warns once for each request that waited for a connection, and for each
+    // connection that broke: an outage would fill the disk. We report it ourselves.
+    let filter = EnvFilter::try_new(format!("sqlx=error,sqlx_core=error,{}", options.log_level))?;
     // async-openai logs what it can't parse, which is what users and models say.
-    let filter = EnvFilter::try_new(&options.log_level)?.add_directive("async_openai=off".parse()?);
+    let filter = filter.add_directive("async_openai=off".parse()?);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let installed = match options.log_format {
         Format::Pretty => log.with_ansi(std::io::stderr().is_terminal()).try_init(),

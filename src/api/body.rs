@@ -43,7 +43,7 @@ pub(super) struct JsonBody<T> {
 }
 
 impl<T: DeserializeOwned> JsonBody<T> {
-    fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
         let json: Value = serde_json::from_slice(bytes).map_err(|error| {
             let detail = if bytes.is_empty() {
                 "The body is empty; it has to be a JSON object.".to_owned()

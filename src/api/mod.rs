@@ -16,6 +16,8 @@ mod edge;
 mod events;
 mod extract;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod health;
 mod ids;
 mod messages;
@@ -26,6 +28,9 @@ mod page;
 mod parameters;
 mod problem;
 mod request_id;
+#[cfg(any(test, fuzzing))]
+#[path = "../../tests/it/support/sse_grammar.rs"]
+mod sse_grammar;
 mod stream;
 mod tasks;
 mod union;

@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config;
+use crate::config::{self, Invalid};
 use crate::http::Limits;
+
+/// The time that a stopped API's reader is told to wait, at most.
+const SHORTEST_TTL: Duration = Duration::from_secs(3);
 
 /// How the API is served.
 #[derive(Debug, Clone, clap::Args)]
@@ -44,6 +47,23 @@ pub struct Options {
 }
 
 impl Options {
+    /// Refuses combinations that would break a promise. (How long a stream may
+    /// be silent only workers know.)
+    ///
+    /// # Errors
+    /// With what to change.
+    pub fn validate(&self, stream_ttl: Duration) -> Result<(), Invalid> {
+        if stream_ttl < SHORTEST_TTL {
+            return Err(Invalid(format!(
+                "--stream-ttl {} is too short for a reader to come back: give API and workers the \
+                 same, and at least {}",
+                humantime::format_duration(stream_ttl),
+                humantime::format_duration(SHORTEST_TTL),
+            )));
+        }
+        Ok(())
+    }
+
     /// What the server allows its clients.
     pub fn limits(&self) -> Limits {
         Limits {

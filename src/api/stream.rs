@@ -40,7 +40,7 @@ const COMMENT: &[u8] = b":\n\n";
 /// Where a reader is: after the event that it saw last. The header is a
 /// browser's own and therefore newer than the URL, which stays as it was when
 /// the page opened the stream.
-fn cursor(header: Option<&[u8]>, query: Option<&str>) -> Result<EventId, Problem> {
+pub(super) fn cursor(header: Option<&[u8]>, query: Option<&str>) -> Result<EventId, Problem> {
     let given = [header, query.map(str::as_bytes)].into_iter().flatten().find(|&id| id != b"");
     let Some(given) = given else { return Ok(EventId::START) };
     std::str::from_utf8(given).ok().and_then(|id| id.parse().ok()).ok_or_else(|| {
@@ -60,7 +60,7 @@ fn encode(entry: &Entry, out: &mut BytesMut) {
 }
 
 /// All events of one read in one piece, so that they leave in one write.
-fn encode_all(entries: &[Entry]) -> Bytes {
+pub(super) fn encode_all(entries: &[Entry]) -> Bytes {
     /// More than `id`, `event`, `data` and their values but the data take.
     const FRAME: usize = 64;
     let size = entries.iter().map(|entry| entry.data.len() + FRAME).sum();
@@ -228,6 +228,7 @@ mod tests {
     use futures_util::StreamExt;
     use proptest::prelude::*;
 
+    use super::super::sse_grammar::{decode, decode_prefix};
     use super::*;
     use crate::domain::event::{Event, EventName};
 
@@ -240,42 +241,39 @@ mod tests {
         entry(seq, &Event::Delta { text: text.to_owned() })
     }
 
-    /// Reads as the HTML standard says, for streams whose data has one line.
-    fn parse(stream: &str) -> Vec<(String, String, String)> {
-        stream
-            .split_terminator("\n\n")
-            .map(|frame| {
-                let mut lines = frame.split(['\n', '\r']);
-                let mut field = |name: &str| {
-                    let line = lines.next().unwrap_or_default();
-                    line.strip_prefix(name)
-                        .and_then(|l| l.strip_prefix(": "))
-                        .expect(name)
-                        .to_owned()
-                };
-                let event = (field("id"), field("event"), field("data"));
-                assert_eq!(lines.next(), None, "one line a field: {frame:?}");
-                event
-            })
-            .collect()
+    fn any_text() -> impl Strategy<Value = String> {
+        let odd =
+            ["\r", "\n", "\r\n\r\n", "\u{2028}", "\u{85}", "\"", "\\", "\u{feff}", "\u{1f600}"];
+        let odd = prop::sample::select(odd.to_vec()).prop_map(str::to_owned);
+        let frame = Just("data: x\nid: 9-9\n\n".to_owned());
+        prop::collection::vec(prop_oneof![4 => odd, 4 => any::<String>(), 1 => frame], 0..6)
+            .prop_map(|pieces| pieces.concat())
     }
 
     proptest! {
+        /// And whatever of a stream has arrived, the events in it are whole.
         #[test]
-        fn any_text_is_one_line_of_data_and_reads_back(
-            texts in prop::collection::vec("(?s).{0,40}|[\r\n\u{2028}\"\\\\]{0,5}", 1..5)
+        fn any_event_is_read_back_by_the_standard_s_grammar_wherever_it_is_cut(
+            texts in prop::collection::vec((any_text(), any::<u32>(), any::<u64>()), 1..5),
+            cut in any::<prop::sample::Index>(),
         ) {
-            let entries: Vec<_> =
-                texts.iter().zip(1..).map(|(text, seq)| delta(seq, text)).collect();
-            let bytes = encode_all(&entries);
-            let parsed = parse(std::str::from_utf8(&bytes).expect("UTF-8"));
-            prop_assert_eq!(parsed.len(), texts.len());
-            for ((id, name, data), (text, seq)) in parsed.iter().zip(texts.iter().zip(1..)) {
-                prop_assert_eq!(id, &format!("1-{seq}"));
-                prop_assert_eq!(name, "delta");
-                let event = Event::decode(EventName::Delta, data.as_bytes()).expect("JSON");
+            let entries: Vec<_> = texts
+                .iter()
+                .map(|(text, attempt, seq)| Entry { id: EventId::new(*attempt, *seq), ..delta(0, text) })
+                .collect();
+            let greeting = b"retry: 1500\n:\n\n";
+            let bytes = [&greeting[..], &encode_all(&entries), COMMENT].concat();
+            let whole = decode(&bytes).expect("in the grammar");
+            prop_assert_eq!((whole.retry, whole.comments), (Some(1500), 2));
+            prop_assert_eq!(whole.events.len(), texts.len());
+            for (read, (text, attempt, seq)) in whole.events.iter().zip(&texts) {
+                prop_assert_eq!(&read.id, &format!("{attempt}-{seq}"));
+                prop_assert_eq!(&read.event, "delta");
+                let event = Event::decode(EventName::Delta, read.data.as_bytes()).expect("JSON");
                 prop_assert_eq!(event, Event::Delta { text: text.clone() });
             }
+            let (part, _) = decode_prefix(&bytes[..cut.index(bytes.len() + 1)]);
+            prop_assert_eq!(&part.events[..], &whole.events[..part.events.len()]);
         }
     }
 

@@ -66,11 +66,14 @@ pub struct ParseEventIdError;
 impl FromStr for EventId {
     type Err = ParseEventIdError;
 
-    /// Strict: digits only, no sign, no blanks, both parts there.
+    /// Strict: as it is written and no other way, so no sign, no blanks, no
+    /// leading zeros, and both parts there.
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let (attempt, seq) = s.split_once('-').ok_or(ParseEventIdError)?;
-        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        if !digits(attempt) || !digits(seq) {
+        let number = |part: &str| {
+            part.bytes().all(|b| b.is_ascii_digit()) && (part == "0" || !part.starts_with('0'))
+        };
+        if !number(attempt) || !number(seq) {
             return Err(ParseEventIdError);
         }
         Ok(Self {
@@ -93,8 +96,36 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_parsed_or_refused_without_a_panic(s in "\\PC{0,24}") {
-            let _ = s.parse::<EventId>();
+        fn any_text_is_read_as_it_is_written_or_refused(
+            s in prop_oneof!["\\PC{0,24}", "[+ 0-9]{0,12}-[-0-9 ]{0,22}", "[0-9]{1,10}-[0-9]{1,20}"]
+        ) {
+            let parsed = s.parse::<EventId>();
+            // What Redis prints for a pair of 64-bit numbers, and nothing else.
+            let redis = s.split_once('-').and_then(|(ms, seq)| {
+                let pair: (u64, u64) = (ms.parse().ok()?, seq.parse().ok()?);
+                (s == format!("{}-{}", pair.0, pair.1)).then_some(pair)
+            });
+            let ours = redis.filter(|(ms, _)| *ms <= u64::from(u32::MAX));
+            prop_assert_eq!(parsed.ok().map(|id| (u64::from(id.attempt), id.seq)), ours);
+        }
+
+        /// Redis compares 128-bit numbers: milliseconds, then sequence.
+        #[test]
+        fn ids_are_in_the_order_of_redis(a: (u32, u64), b: (u32, u64), near in 0u64..3) {
+            let redis = |(attempt, seq): (u32, u64)| (u128::from(attempt) << 64) | u128::from(seq);
+            let id = |(attempt, seq)| EventId::new(attempt, seq);
+            let close = (a.0, a.1.saturating_add(near));
+            for (a, b) in [(a, b), (a, close), (close, b)] {
+                prop_assert_eq!(id(a).cmp(&id(b)), redis(a).cmp(&redis(b)));
+            }
+        }
+
+        #[test]
+        fn the_next_id_is_the_first_one_above_and_leads_back(attempt: u32, seq in 0..u64::MAX, other: u64) {
+            let id = EventId::new(attempt, seq);
+            prop_assert_eq!(id.next().before(), id);
+            let other = EventId::new(attempt, other);
+            prop_assert_eq!(other > id, other >= id.next());
         }
 
         #[test]
@@ -111,9 +142,22 @@ mod tests {
 
     #[test]
     fn malformed_cursors_are_refused() {
-        for bad in
-            ["", "-", "1", "1-", "-1", "+1-2", "1-2-3", " 1-2", "1-2 ", "a-b", "4294967296-0"]
-        {
+        for bad in [
+            "",
+            "-",
+            "1",
+            "1-",
+            "-1",
+            "+1-2",
+            "1-2-3",
+            " 1-2",
+            "1-2 ",
+            "a-b",
+            "4294967296-0",
+            "01-2",
+            "1-02",
+            "0-00",
+        ] {
             assert_eq!(bad.parse::<EventId>(), Err(ParseEventIdError), "{bad:?}");
         }
     }

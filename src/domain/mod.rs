@@ -7,6 +7,8 @@
 pub mod answer;
 pub mod event;
 pub mod event_id;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod ids;
 pub mod message;
 pub mod prompt;

@@ -94,4 +94,19 @@ pub mod code {
     pub const UNKNOWN_MODEL: &str = "unknown_model";
     /// A defect of rill.
     pub const INTERNAL: &str = "internal";
+
+    /// A task that failed so was tried as often as is allowed, and given up on.
+    /// The other codes say that trying again wouldn't have helped.
+    pub fn is_given_up(code: &str) -> bool {
+        [
+            UPSTREAM_UNAVAILABLE,
+            UPSTREAM_ERROR,
+            UPSTREAM_RATE_LIMITED,
+            UPSTREAM_MALFORMED,
+            UPSTREAM_INCOMPLETE,
+            UPSTREAM_IDLE,
+            WORKER_LOST,
+        ]
+        .contains(&code)
+    }
 }

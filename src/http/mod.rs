@@ -31,7 +31,7 @@ use hyper_util::server::conn::auto;
 use poem::http::uri::Scheme;
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, IntoEndpoint, Request};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,13 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// How often HTTP/2 clients are asked whether they are still there, and how
 /// long they have for the answer.
 const PING: Duration = Duration::from_secs(20);
+
+/// Bytes that the kernel may hold for a client that doesn't read them (Linux
+/// takes as much again for its own). Left alone it takes up to 4 MiB for each.
+const SEND_BUFFER: u32 = 64 * 1024;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 static CROWDED: LogLimit = LogLimit::new();
 static NOT_ACCEPTED: LogLimit = LogLimit::new();
@@ -85,6 +92,23 @@ impl Default for Limits {
             max_streams: 256,
         }
     }
+}
+
+/// A listener for [`serve`], whose connections cost the kernel little.
+///
+/// # Errors
+/// When the address is taken, or not ours.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A new process need not wait for the old one's connections to time out.
+    socket.set_reuseaddr(true)?;
+    // Set here, as connections inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves `endpoint` to whoever connects to `listener`, until `shutdown`: then

@@ -3,6 +3,9 @@
 //!
 //! Built once at start from [`Options`], and then fixed.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -220,7 +223,15 @@ impl Options {
     }
 
     fn catalog_with(&self, environment: impl Fn(&str) -> Option<String>) -> Result<Catalog, Error> {
-        let upstreams = self.upstreams(environment)?;
+        self.catalog_through(&http_client(true)?, environment)
+    }
+
+    fn catalog_through(
+        &self,
+        http: &reqwest::Client,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Catalog, Error> {
+        let upstreams = self.upstreams(http, environment)?;
         let Some(preferred) = upstreams.get(OPENAI).or_else(|| upstreams.values().next()) else {
             return Err(Error::Nothing);
         };
@@ -247,13 +258,13 @@ impl Options {
 
     fn upstreams(
         &self,
+        http: &reqwest::Client,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<BTreeMap<String, Upstream>, Error> {
-        let http = http_client(true)?;
         let mut upstreams = BTreeMap::new();
         if self.base_url().is_some() || self.key().is_some() {
             let url = self.base_url().unwrap_or(OPENAI_URL);
-            let upstream = Upstream::new(&http, OPENAI, url, self.key().cloned())?;
+            let upstream = Upstream::new(http, OPENAI, url, self.key().cloned())?;
             upstreams.insert(OPENAI.to_owned(), upstream);
         }
         for spec in given(&self.upstreams) {
@@ -267,7 +278,7 @@ impl Options {
                 return Err(Error::Name { what: "upstream", name: name.into(), rule });
             }
             let key = environment(&key_variable(name)).filter(|key| !key.is_empty());
-            let upstream = Upstream::new(&http, name, url, key.as_deref().map(Secret::from))?;
+            let upstream = Upstream::new(http, name, url, key.as_deref().map(Secret::from))?;
             if upstreams.insert(name.to_owned(), upstream).is_some() {
                 let hint = " (\"openai\" is OPENAI_BASE_URL's)";
                 let hint = if name == OPENAI { hint } else { "" };

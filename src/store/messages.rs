@@ -125,7 +125,8 @@ impl Store {
     /// that say nothing (yet) are left out.
     ///
     /// Calls and results don't have to match: [`crate::domain::prompt::tidy`]
-    /// sees to that.
+    /// sees to that. An answer that was asked for again ([`Store::requeue`]) has
+    /// the new one right behind it, with the same parent; only the newest is told.
     ///
     /// # Errors
     /// When PostgreSQL is away.
@@ -138,16 +139,17 @@ impl Store {
             let rows = sqlx::query!(
                 r#"
                 SELECT 'system' AS "role!", NULL::jsonb AS content, c.instructions AS said,
-                       NULL::jsonb AS "tool_calls: Json<Vec<ToolCall>>", -1::bigint AS "position!"
+                       NULL::jsonb AS "tool_calls: Json<Vec<ToolCall>>", -1::bigint AS "position!",
+                       NULL::uuid AS parent_id
                 FROM conversations c
                 WHERE c.id = $1 AND c.instructions <> ''
                 UNION ALL (
                     SELECT m.role, m.content, m.answer,
-                           CASE t.status WHEN 'done' THEN m.tool_calls END, m.position
+                           CASE t.status WHEN 'done' THEN m.tool_calls END, m.position, m.parent_id
                     FROM messages m
                     LEFT JOIN tasks t ON t.message_id = m.id
                     WHERE m.conversation_id = $1
-                      AND m.position < (
+                      AND m.position <= (
                           SELECT position FROM messages WHERE id = $2 AND conversation_id = $1)
                     ORDER BY m.position DESC
                     LIMIT $3
@@ -156,12 +158,18 @@ impl Store {
                 "#,
                 conversation.0,
                 before.0,
-                PROMPT_MESSAGES,
+                PROMPT_MESSAGES + 1,
             )
             .fetch_all(&self.pool)
             .await?;
             let mut turns = Vec::with_capacity(rows.len());
-            for row in rows {
+            let mut rows = rows.into_iter().peekable();
+            while let Some(row) = rows.next() {
+                // The last is the place that is to be filled.
+                let Some(next) = rows.peek() else { break };
+                if row.parent_id.is_some() && next.parent_id == row.parent_id {
+                    continue;
+                }
                 let calls = row.tool_calls.map(|calls| calls.0).unwrap_or_default();
                 let said = row.said.unwrap_or_default();
                 match (row.role.as_str(), row.content) {

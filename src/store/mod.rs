@@ -6,7 +6,9 @@
 //! unknown: callers repeat it, and each statement is written so that they can.
 //! Every clock reading is PostgreSQL's own `now()`.
 
+mod checks;
 mod conversations;
+mod inspect;
 mod messages;
 mod tasks;
 mod workers;
@@ -18,10 +20,11 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, types::PgInterval};
 
 pub use conversations::{Conversation, ConversationChange};
+pub use inspect::{Letter, TaskCounts, TaskStory, WorkerView};
 pub use messages::{MessageTask, NewPrompt, StoredMessage};
 pub use tasks::{
-    Accepted, Begin, Begun, EndOutcome, Ending, Final, NewTask, Orphan, RetryOutcome, StreamEnd,
-    StreamHead, Task, TaskError,
+    Accepted, Begin, Begun, EndOutcome, Ending, Final, NewTask, Orphan, Requeued, RetryOutcome,
+    StreamEnd, StreamHead, Task, TaskError,
 };
 pub use workers::Beat;
 
@@ -31,15 +34,26 @@ static MIGRATOR: Migrator = sqlx::migrate!();
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "PostgreSQL")]
 #[group(skip)]
-pub struct Options {
+pub struct Address {
     /// Where PostgreSQL is: postgres://user:password@host:port/database
     #[arg(
         long,
+        global = true,
         env = "DATABASE_URL",
         hide_env_values = true,
         default_value = "postgres://rill:rill@127.0.0.1:5432/rill"
     )]
     pub database_url: crate::config::Secret,
+}
+
+/// Where PostgreSQL is, and how it is used.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "PostgreSQL")]
+#[group(skip)]
+pub struct Options {
+    /// Where it is.
+    #[command(flatten)]
+    pub address: Address,
     /// Connections that this process opens at most
     #[arg(long, env = "RILL_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub database_connections: u32,
@@ -135,6 +149,8 @@ pub struct Store {
     /// One connection that nothing else waits for: a burst of requests must not
     /// cost a worker its lease.
     heartbeats: PgPool,
+    /// Connections that this process opens at most.
+    connections: u32,
 }
 
 impl Store {
@@ -144,7 +160,15 @@ impl Store {
     /// # Errors
     /// When the URL can't be read.
     pub fn new(options: &Options) -> Result<Self> {
-        let url = options.database_url.expose();
+        Self::at(&options.address, options.database_connections)
+    }
+
+    /// As [`Store::new`], for whoever asks a few questions only.
+    ///
+    /// # Errors
+    /// When the URL can't be read.
+    pub fn at(address: &Address, connections: u32) -> Result<Self> {
+        let url = address.database_url.expose();
         let connect: PgConnectOptions = url.parse().map_err(Error::Url)?;
         let limit = STATEMENT_LIMIT.as_millis().to_string();
         let connect = connect
@@ -157,8 +181,9 @@ impl Store {
                 ("jit", "off"),
             ]);
         Ok(Self {
-            pool: pool(connect.clone(), options.database_connections - 1, TRUST_IDLE),
+            pool: pool(connect.clone(), connections.max(2) - 1, TRUST_IDLE),
             heartbeats: pool(connect, 1, Duration::ZERO),
+            connections,
         })
     }
 

@@ -21,7 +21,7 @@ pub struct History {
 
 impl History {
     /// Folds entries, oldest first.
-    fn fold(stored: &[Entry]) -> Self {
+    pub(crate) fn fold(stored: &[Entry]) -> Self {
         let mut history = Self::default();
         let Some(newest) = stored.last().map(|entry| entry.id.attempt) else { return history };
         let mut expected = None;
@@ -34,7 +34,7 @@ impl History {
                 expected = None;
                 continue;
             }
-            expected = Some(entry.id.seq + 1);
+            expected = entry.id.seq.checked_add(1);
             let Ok(event) = Event::decode(entry.name, &entry.data) else {
                 expected = None;
                 continue;
@@ -147,5 +147,12 @@ mod tests {
         ]);
         assert_eq!(history.answer.text, "abcd");
         assert!(history.completion.is_some());
+    }
+
+    #[test]
+    fn nothing_follows_the_last_id_that_there_is() {
+        let whole = Answer { text: "abc".into(), ..Answer::default() };
+        let history = History::fold(&[entry(1, u64::MAX, &Event::Snapshot(whole))]);
+        assert_eq!(history.answer.text, "abc");
     }
 }

@@ -6,9 +6,13 @@
 //! last, so a replaced attempt is fenced; and after anything that may have made
 //! Redis forget, the next event must be a snapshot.
 
+pub(crate) mod place;
+
 use std::time::{Duration, Instant};
 
 use redis::{Pipeline, Value, cmd};
+
+use place::Place;
 
 use super::link::Connected;
 use super::{Error, Result, Streams, answered, is_stale_id};
@@ -40,16 +44,7 @@ pub struct Log {
     task: TaskId,
     key: String,
     wake: String,
-    /// The ID that the next event gets.
-    next: EventId,
-    /// An append of `next` was sent and its outcome is not known.
-    sent: bool,
-    /// The connection that confirmed the last append.
-    generation: Option<u64>,
-    /// Redis may have forgotten something: the next event must be a snapshot.
-    heal: bool,
-    /// Events since the last reset.
-    since_reset: u64,
+    place: Place,
 }
 
 /// What one try to append came to.
@@ -69,11 +64,7 @@ impl Streams {
             task,
             key: self.keys().task(task),
             wake: self.keys().wake(task),
-            next: EventId::new(attempt, 0),
-            sent: false,
-            generation: None,
-            heal: false,
-            since_reset: 0,
+            place: Place::new(attempt),
         }
     }
 }
@@ -81,19 +72,19 @@ impl Streams {
 impl Log {
     /// Redis may have forgotten the tail: the next event must be a snapshot.
     pub const fn must_heal(&self) -> bool {
-        self.heal
+        self.place.must_heal()
     }
 
     /// A snapshot is due: trimming would soon leave readers without a reset to
     /// start from.
     pub fn snapshot_is_due(&self) -> bool {
-        self.since_reset >= self.streams.inner.maxlen / 2
+        self.place.snapshot_is_due(self.streams.inner.maxlen)
     }
 
     /// An ID that no event of this attempt has, sent or not: where an end goes
     /// whose predecessor may still be on its way.
     pub const fn free_id(&self) -> EventId {
-        if self.sent { self.next.next() } else { self.next }
+        self.place.free_id()
     }
 
     /// Appends an event, repeating it until its outcome is known, however long
@@ -103,7 +94,7 @@ impl Log {
     /// # Errors
     /// When nothing can be appended any more.
     pub async fn append(&mut self, event: &Encoded) -> std::result::Result<EventId, Stopped> {
-        let first = self.next.seq == 0;
+        let first = self.place.next().seq == 0;
         self.write(event, first).await
     }
 
@@ -113,11 +104,7 @@ impl Log {
     /// When another attempt was quicker.
     pub async fn revive(&mut self, answer: &Answer) -> std::result::Result<EventId, Stopped> {
         let snapshot = Event::Snapshot(answer.clone()).encode();
-        if self.sent {
-            // The lost append may have made it, and been forgotten with the
-            // rest: its ID keeps its content.
-            self.next = self.next.next();
-        }
+        self.place.pass_over();
         self.write(&snapshot, true).await
     }
 
@@ -131,18 +118,7 @@ impl Log {
         loop {
             match self.try_append(event, create).await {
                 Try::Confirmed(generation) => {
-                    let id = self.next;
-                    let changed = self.generation.is_some_and(|before| before != generation);
-                    if event.name.is_reset() {
-                        self.heal = false;
-                        self.since_reset = 0;
-                    } else {
-                        self.heal |= changed;
-                    }
-                    self.since_reset += 1;
-                    self.generation = Some(generation);
-                    self.next = id.next();
-                    self.sent = false;
+                    let id = self.place.confirmed(event.name, generation);
                     metrics::event_appended(event.name.as_str(), started.elapsed());
                     return Ok(id);
                 }
@@ -155,8 +131,7 @@ impl Log {
                     return Err(stopped);
                 }
                 Try::Unknown => {
-                    // Redis may come back without its last second.
-                    self.heal = true;
+                    self.place.unknown();
                     failures += 1;
                     tokio::time::sleep(RETRY.delay(failures, rand::random())).await;
                 }
@@ -169,17 +144,12 @@ impl Log {
             Ok(connected) => connected,
             Err(error) => return self.unknown(&error),
         };
-        self.sent = true;
-        let id = self.next.to_string();
+        self.place.sending();
+        let next = self.place.next();
+        let id = next.to_string();
         let answer = if create {
-            add_and_expire(
-                &mut connected,
-                &self.streams,
-                &self.key,
-                &self.wake,
-                &[(self.next, event)],
-            )
-            .await
+            add_and_expire(&mut connected, &self.streams, &self.key, &self.wake, &[(next, event)])
+                .await
         } else {
             self.add(&mut connected, &id, event).await
         };
@@ -214,10 +184,11 @@ impl Log {
 
     /// Refused as not above the last: was that ours, or another attempt's?
     async fn find_out(&self, connected: &mut Connected) -> Try {
+        let next = self.place.next();
         match last_id(connected, &self.key).await {
-            Ok(Some(last)) if last == self.next => Try::Confirmed(connected.generation),
-            Ok(Some(last)) if last.attempt > self.next.attempt => Try::Stopped(Stopped::Fenced),
-            Ok(Some(last)) if last > self.next => Try::Stopped(Stopped::Diverged),
+            Ok(Some(last)) if last == next => Try::Confirmed(connected.generation),
+            Ok(Some(last)) if last.attempt > next.attempt => Try::Stopped(Stopped::Fenced),
+            Ok(Some(last)) if last > next => Try::Stopped(Stopped::Diverged),
             // Gone or emptied since it was refused: try again, and see.
             Ok(_) => Try::Unknown,
             Err(error) => self.unknown(&error),

@@ -7,13 +7,19 @@
 
 mod blocking;
 pub mod cancel;
+mod checks;
+pub mod dead;
 mod entry;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod history;
+pub mod inspect;
 mod keys;
 mod link;
 pub mod log;
 pub mod queue;
 pub mod tail;
+pub mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,22 +32,33 @@ pub use entry::Entry;
 use keys::Keys;
 use link::{Connected, Link};
 
-/// Where Redis is, and how streams are kept.
+/// Where Redis is.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Redis")]
 #[group(skip)]
-pub struct Options {
+pub struct Address {
     /// Where Redis is: redis://user:password@host:port/db (rediss:// with TLS)
     #[arg(
         long,
+        global = true,
         env = "REDIS_URL",
         hide_env_values = true,
         default_value = "redis://127.0.0.1:6379"
     )]
     pub redis_url: crate::config::Secret,
     /// What every key begins with
-    #[arg(long, env = "RILL_REDIS_PREFIX", default_value = "rill")]
+    #[arg(long, global = true, env = "RILL_REDIS_PREFIX", default_value = "rill")]
     pub redis_prefix: String,
+}
+
+/// Where Redis is, and how streams are kept.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Redis")]
+#[group(skip)]
+pub struct Options {
+    /// Where it is.
+    #[command(flatten)]
+    pub address: Address,
     /// How long a task's stream is kept after its last sign of life
     #[arg(long, env = "RILL_STREAM_TTL", default_value = "1h", value_parser = crate::config::duration)]
     pub stream_ttl: Duration,
@@ -107,7 +124,24 @@ impl Streams {
     /// # Errors
     /// When the URL can't be read.
     pub fn start(options: &Options, stop: CancellationToken) -> Result<Self> {
-        let info = options.redis_url.expose().into_connection_info()?;
+        Self::connect(&options.address, options.stream_ttl, options.stream_maxlen, stop)
+    }
+
+    /// As [`Streams::start`], for whoever looks on and writes no task's stream.
+    ///
+    /// # Errors
+    /// When the URL can't be read.
+    pub fn observe(address: &Address, stop: CancellationToken) -> Result<Self> {
+        Self::connect(address, Duration::ZERO, 0, stop)
+    }
+
+    fn connect(
+        address: &Address,
+        ttl: Duration,
+        maxlen: u64,
+        stop: CancellationToken,
+    ) -> Result<Self> {
+        let info = address.redis_url.expose().into_connection_info()?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let client = Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp))?;
@@ -115,10 +149,10 @@ impl Streams {
         Ok(Self {
             inner: Arc::new(Inner {
                 client,
-                keys: Keys::new(&options.redis_prefix),
+                keys: Keys::new(&address.redis_prefix),
                 link,
-                ttl: options.stream_ttl,
-                maxlen: options.stream_maxlen,
+                ttl,
+                maxlen,
                 stop,
             }),
         })

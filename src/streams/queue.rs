@@ -76,6 +76,42 @@ static HAND_BACK: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Removes the job and keeps a letter in its place, at once: what died in between
+/// would leave neither or both. A task whose job was doubled has one letter, as
+/// far as the newest hundred tell.
+///
+/// KEYS: the job stream, the dead letters. ARGV: group, entry, how many letters
+/// to keep, why, and the task, where it is known. Returns 1 if there is a new one.
+static BURY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local function kept()
+            for _, letter in ipairs(redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 100)) do
+                for i = 1, #letter[2], 2 do
+                    if letter[2][i] == 'task' and letter[2][i + 1] == ARGV[5] then
+                        return true
+                    end
+                end
+            end
+            return false
+        end
+        local added = 0
+        if not ARGV[5] or not kept() then
+            local letter = {'entry', ARGV[2], 'why', ARGV[4]}
+            if ARGV[5] then
+                table.insert(letter, 'task')
+                table.insert(letter, ARGV[5])
+            end
+            redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(letter))
+            added = 1
+        end
+        redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+        redis.call('XDEL', KEYS[1], ARGV[2])
+        return added
+        ",
+    )
+});
+
 /// Removes a consumer if it has nothing pending: `XGROUP DELCONSUMER` destroys
 /// what is pending.
 ///
@@ -183,22 +219,6 @@ impl Streams {
         Ok(Duration::from_millis(now.saturating_sub(added)))
     }
 
-    /// Notes what was given up on, and why, for people to look at.
-    ///
-    /// # Errors
-    /// When Redis is away.
-    pub async fn dead_letter(&self, task: Option<TaskId>, entry: &str, why: &str) -> Result<()> {
-        let mut connected = self.connection().await?;
-        let mut command = cmd("XADD");
-        command.arg(self.keys().dead()).arg("MAXLEN").arg("~").arg(DEAD_KEPT).arg("*");
-        command.arg("entry").arg(entry).arg("why").arg(why);
-        if let Some(task) = task {
-            command.arg("task").arg(task.to_string());
-        }
-        answered(connected.send(&command).await?)?;
-        Ok(())
-    }
-
     /// This worker's end of the queue.
     pub fn consumer(&self, worker: WorkerId) -> Consumer {
         Consumer {
@@ -294,17 +314,36 @@ impl Consumer {
         Ok(())
     }
 
-    /// The job is done with: acknowledged and deleted, at once.
+    /// The job is done with: acknowledged and deleted.
     ///
     /// # Errors
     /// When Redis is away; it is then delivered again, which is harmless.
     pub async fn acknowledge(&self, entry: &str) -> Result<()> {
-        let mut commands = Pipeline::with_capacity(2);
+        // A transaction: what is acknowledged and not deleted would never be
+        // delivered again, and stay for ever.
+        let mut commands = Pipeline::with_capacity(4);
+        commands.cmd("MULTI");
         commands.cmd("XACK").arg(&self.key).arg(GROUP).arg(entry);
         commands.cmd("XDEL").arg(&self.key).arg(entry);
-        for answer in self.streams.connection().await?.send_all(&commands, 2).await? {
-            answered(answer)?;
+        commands.cmd("EXEC");
+        let answers = self.streams.connection().await?.send_all(&commands, 4).await?;
+        answered(answers.into_iter().last().unwrap_or(Value::Nil))?;
+        Ok(())
+    }
+
+    /// The job is given up on: it becomes a dead letter, for people to look at.
+    ///
+    /// # Errors
+    /// When Redis is away; it is then delivered again.
+    pub async fn bury(&self, job: &Delivery, why: &str) -> Result<()> {
+        let mut connected = self.streams.connection().await?;
+        let mut invocation = BURY.key(&self.key);
+        invocation.key(self.streams.keys().dead());
+        invocation.arg(GROUP).arg(&job.entry).arg(DEAD_KEPT).arg(why);
+        if let Some(task) = job.task {
+            invocation.arg(task.to_string());
         }
+        invocation.invoke_async::<Value>(&mut connected.connection).await?;
         Ok(())
     }
 

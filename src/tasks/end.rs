@@ -40,6 +40,14 @@ pub enum Conclusion {
 }
 
 impl Conclusion {
+    /// Why the job is to be a dead letter, if it is.
+    pub fn given_up(&self) -> Option<String> {
+        match self {
+            Self::Failed { error, .. } => given_up(&error.code, &error.message),
+            Self::Done(_) | Self::Cancelled(_) => None,
+        }
+    }
+
     fn commit(self, id: EventId, message_id: MessageId, answer: Answer) -> (Final, Encoded) {
         let (mut error_of, mut failures_of) = (None, None);
         let (status, event, finish_reason, usage) = match self {
@@ -130,10 +138,10 @@ impl Tasks {
     /// # Errors
     /// When PostgreSQL is away: the outcome is unknown.
     pub async fn end_orphan(&self, orphan: Orphan, conclusion: Conclusion) -> Result<bool> {
-        // If Redis is away, so is the partial text; the end is not.
-        let history = tokio::time::timeout(HISTORY, self.streams.history(orphan.task)).await;
-        let History { answer, completion } =
-            history.ok().and_then(|history| history.ok()).unwrap_or_default();
+        let History { answer, completion } = match orphan.seen.attempt {
+            0 => History::default(),
+            _ => self.what_is_left(orphan.task, HISTORY).await,
+        };
         // The model had finished: that is the better end.
         let conclusion = completion.map_or(conclusion, Conclusion::Done);
         let id = EventId::new(orphan.seen.attempt + 1, 1);
@@ -148,19 +156,45 @@ impl Tasks {
         Ok(true)
     }
 
+    /// What the stream has of the answer, as far as Redis tells within `wait`:
+    /// if it is away, so is the partial text; the end is not. A connection that
+    /// breaks is no such reason: it is asked again.
+    pub async fn what_is_left(&self, task: TaskId, wait: Duration) -> History {
+        let read = async {
+            let mut failures = 0;
+            loop {
+                match self.streams.history(task).await {
+                    Ok(history) => return history,
+                    Err(_) => failures += 1,
+                }
+                tokio::time::sleep(PERSIST.delay(failures, rand::random())).await;
+            }
+        };
+        tokio::time::timeout(wait, read).await.unwrap_or_default()
+    }
+
     /// A job turned out to be a duplicate: if its task has ended, makes sure
-    /// that the stream says so. Then the job can be acknowledged.
+    /// that the stream says so. Then the job can be acknowledged; or, if its task
+    /// was given up on and the answer says why, buried: whoever gave it up died
+    /// before doing so.
     ///
     /// # Errors
     /// When either store is away.
-    pub async fn settle(&self, task: TaskId) -> Result<()> {
+    pub async fn settle(&self, task: TaskId) -> Result<Option<String>> {
         let head = self.store.stream_head(None, task).await?;
-        if let Some(end) = head.and_then(|head| head.end) {
-            let terminal = Encoded { name: end.name, data: end.data };
-            self.streams.append_end(task, &closing(end.id, end.answer, terminal)).await?;
-        }
-        Ok(())
+        let Some(end) = head.and_then(|head| head.end) else { return Ok(None) };
+        let why = match Event::decode(end.name, end.data.as_bytes()) {
+            Ok(Event::Failed { code, message, .. }) => given_up(&code, &message),
+            _ => None,
+        };
+        let terminal = Encoded { name: end.name, data: end.data };
+        self.streams.append_end(task, &closing(end.id, end.answer, terminal)).await?;
+        Ok(why)
     }
+}
+
+fn given_up(code: &str, message: &str) -> Option<String> {
+    code::is_given_up(code).then(|| format!("{code}: {message}"))
 }
 
 fn defect() -> Conclusion {

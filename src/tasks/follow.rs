@@ -33,6 +33,8 @@ pub enum Follow {
 pub struct Reader {
     tasks: Tasks,
     task: TaskId,
+    /// The last event that the reader has.
+    sent: EventId,
     source: Source,
 }
 
@@ -86,7 +88,7 @@ impl Tasks {
             }
             (_, None) => Source::Nothing,
         };
-        Ok(Follow::Reader(Box::new(Reader { tasks: self.clone(), task, source })))
+        Ok(Follow::Reader(Box::new(Reader { tasks: self.clone(), task, sent: cursor, source })))
     }
 }
 
@@ -99,7 +101,7 @@ impl Reader {
                 Source::Nothing => return None,
                 Source::Database => self.source = self.ask().await,
                 Source::End(end) => {
-                    let events = from_database(end);
+                    let events = from_database(end, self.sent);
                     self.source = Source::Nothing;
                     return Some(events);
                 }
@@ -111,7 +113,8 @@ impl Reader {
                     if let Some(then) = then {
                         self.source = then;
                     }
-                    if !events.is_empty() {
+                    if let Some(last) = events.last() {
+                        self.sent = last.id;
                         return Some(events);
                     }
                 }
@@ -157,13 +160,15 @@ fn sift(splice: &mut Splice, entries: Vec<Entry>) -> (Vec<Entry>, Option<Source>
     (events, None)
 }
 
-/// The whole answer and the end, as PostgreSQL has them.
-fn from_database(end: &StreamEnd) -> Vec<Entry> {
-    let snapshot = Event::Snapshot(end.answer.clone()).encode();
-    vec![
-        Entry { id: end.id.before(), name: EventName::Snapshot, data: snapshot.data.into() },
-        Entry { id: end.id, name: end.name, data: end.data.clone().into() },
-    ]
+/// The whole answer and the end, as PostgreSQL has them. Who has everything up
+/// to the end gets the end alone: no ID is sent twice.
+fn from_database(end: &StreamEnd, sent: EventId) -> Vec<Entry> {
+    let last = Entry { id: end.id, name: end.name, data: end.data.clone().into() };
+    if sent == end.id.before() {
+        return vec![last];
+    }
+    let data = Event::Snapshot(end.answer.clone()).encode().data.into();
+    vec![Entry { id: end.id.before(), name: EventName::Snapshot, data }, last]
 }
 
 /// How often streams are looked through for ends that were lost.

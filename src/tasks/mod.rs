@@ -10,6 +10,7 @@ mod cancel;
 mod end;
 mod follow;
 mod relay;
+mod requeue;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ pub use crate::streams::Entry;
 pub use accept::{Accepted, Submission};
 pub use end::Conclusion;
 pub use follow::{Follow, Reader, watch_ends};
+pub use requeue::Requeued;
 
 use crate::domain::retry::Backoff;
 use crate::store::{self, Store};

@@ -17,10 +17,12 @@ use crate::streams::history::History;
 use crate::tasks::{self, Conclusion, PERSIST};
 
 /// What is to become of the job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It is done with: acknowledge it.
     Over,
+    /// Its task was given up on, and why: bury it.
+    GivenUp(String),
     /// Somebody else should run it now.
     HandBack,
     /// It isn't ours any more, or nobody can say: leave it pending.
@@ -90,8 +92,7 @@ async fn prepare(worker: &Worker, task: TaskId, begun: &Begun) -> Result<Prepare
 /// Ends with what earlier attempts left, as far as Redis tells soon; if the
 /// model had finished, with that.
 async fn what_is_left(worker: &Worker, task: TaskId, otherwise: Conclusion) -> Prepared {
-    let history = tokio::time::timeout(FLUSH, worker.tasks.streams.history(task)).await;
-    let History { answer, completion } = history.ok().and_then(Result::ok).unwrap_or_default();
+    let History { answer, completion } = worker.tasks.what_is_left(task, FLUSH).await;
     Prepared::Conclude(answer, completion.map_or(otherwise, Conclusion::Done))
 }
 
@@ -126,17 +127,24 @@ async fn conclude_unstarted(
     answer: Answer,
     conclusion: Conclusion,
 ) -> Outcome {
-    let given_up =
-        matches!(&conclusion, Conclusion::Failed { error, .. } if error.code == code::WORKER_LOST);
     let id = EventId::new(begun.attempt, 1);
+    conclude(worker, task, begun, id, answer, conclusion).await
+}
+
+/// Ends an attempt, with the terminal event at `id`.
+pub(super) async fn conclude(
+    worker: &Worker,
+    task: TaskId,
+    begun: &Begun,
+    id: EventId,
+    answer: Answer,
+    conclusion: Conclusion,
+) -> Outcome {
+    let given_up = conclusion.given_up();
     if !worker.tasks.end_attempt(task, begun.message, id, answer, conclusion).await {
         return Outcome::Leave;
     }
-    if given_up {
-        let why = format!("{}: {} failures", code::WORKER_LOST, begun.failures);
-        let _ = worker.tasks.streams.dead_letter(Some(task), "", &why).await;
-    }
-    Outcome::Over
+    given_up.map_or(Outcome::Over, Outcome::GivenUp)
 }
 
 /// Repeats what must succeed for the attempt to go on, while that may help.

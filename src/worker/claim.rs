@@ -117,11 +117,7 @@ pub(super) fn start(worker: &Arc<Worker>, slot: OwnedSemaphorePermit, job: Deliv
 async fn handle(worker: Arc<Worker>, job: Delivery) {
     let Some(task) = job.task else {
         tracing::warn!(entry = job.entry, "a malformed job goes to the dead letters");
-        // Acknowledged only once it is kept elsewhere.
-        if worker.tasks.streams.dead_letter(None, &job.entry, "malformed entry").await.is_ok() {
-            let _ = worker.consumer.acknowledge(&job.entry).await;
-        }
-        return;
+        return drop(worker.consumer.bury(&job, "malformed entry").await);
     };
     if worker.running.has_job(&job.entry) {
         return;
@@ -131,9 +127,11 @@ async fn handle(worker: Arc<Worker>, job: Delivery) {
         Some(Begin::Begun(begun)) => begun,
         Some(Begin::Duplicate) => {
             // Left pending if a store is away, and so delivered again.
-            if worker.tasks.settle(task).await.is_ok() {
-                let _ = worker.consumer.acknowledge(&job.entry).await;
-            }
+            let _ = match worker.tasks.settle(task).await {
+                Ok(Some(why)) => worker.consumer.bury(&job, &why).await,
+                Ok(None) => worker.consumer.acknowledge(&job.entry).await,
+                Err(_) => return,
+            };
             return;
         }
         // Stays pending, for whoever claims it a lease later.
@@ -168,6 +166,7 @@ async fn run_attempt(
     match outcome {
         // Redelivered if this fails, and found to have ended.
         Outcome::Over => drop(worker.consumer.acknowledge(&job.entry).await),
+        Outcome::GivenUp(why) => drop(worker.consumer.bury(job, &why).await),
         Outcome::HandBack => {
             let released = attempt::patiently(|| worker.tasks.store.release(task, number)).await;
             if released.unwrap_or(false) {

@@ -8,6 +8,8 @@
 mod attempt;
 mod call;
 mod claim;
+#[cfg(test)]
+mod exactness;
 mod heartbeat;
 mod outbox;
 mod running;
@@ -81,7 +83,8 @@ impl Options {
         if stream_ttl <= silence {
             return Err(Invalid(format!(
                 "--stream-ttl {} must be longer than the longest silence of a stream, {} \
-                 (--model-idle-timeout or --retry-max, and a lease)",
+                 (--model-idle-timeout or --retry-max, and a lease), or it expires under its readers; \
+                 lengthen it, or shorten those",
                 humantime::format_duration(stream_ttl),
                 humantime::format_duration(silence),
             )));

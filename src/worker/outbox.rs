@@ -29,10 +29,6 @@ impl Outbox {
         self.answer
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// Takes in a piece of the answer.
     pub(super) fn push(&mut self, delta: Delta) {
         let event = match delta {
@@ -57,10 +53,19 @@ impl Outbox {
     }
 
     /// The next event to append.
-    pub(super) fn take(&mut self) -> Option<Encoded> {
+    fn take(&mut self) -> Option<Encoded> {
         let event = self.waiting.pop_front()?;
         self.written.apply(&event);
         Some(event.encode())
+    }
+
+    /// What the log needs next, if anything: a snapshot where it has to heal, or
+    /// where one is due and something follows.
+    pub(super) fn next(&mut self, must_heal: bool, snapshot_is_due: bool) -> Option<Encoded> {
+        if must_heal || snapshot_is_due && !self.waiting.is_empty() {
+            return Some(Event::Snapshot(self.written.clone()).encode());
+        }
+        self.take()
     }
 
     /// What the events taken so far say.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 
 use super::Worker;
-use super::attempt::{Outcome, overdue, patiently, too_large};
+use super::attempt::{Outcome, conclude, overdue, patiently, too_large};
 use super::call::{Call, Said, wait};
 use super::outbox::Outbox;
 use super::running::Control;
@@ -124,10 +124,7 @@ impl<'a> Streaming<'a> {
     /// What the log needs next, if anything. Only with the log at hand.
     fn next_event(&mut self) -> Option<Encoded> {
         let log = self.log.as_ref()?;
-        if log.must_heal() || log.snapshot_is_due() && !self.outbox.is_empty() {
-            return Some(Event::Snapshot(self.outbox.written().clone()).encode());
-        }
-        self.outbox.take()
+        self.outbox.next(log.must_heal(), log.snapshot_is_due())
     }
 
     fn append(&mut self, event: Encoded) {
@@ -210,12 +207,7 @@ impl<'a> Streaming<'a> {
 
     async fn conclude(self, id: EventId, conclusion: Conclusion) -> Outcome {
         let Self { worker, task, begun, outbox, .. } = self;
-        if worker.tasks.end_attempt(task, begun.message, id, outbox.into_answer(), conclusion).await
-        {
-            Outcome::Over
-        } else {
-            Outcome::Leave
-        }
+        conclude(worker, task, begun, id, outbox.into_answer(), conclusion).await
     }
 
     async fn complete(mut self, completion: Completion) -> Outcome {
@@ -261,15 +253,9 @@ impl<'a> Streaming<'a> {
         }
         tracing::warn!(%error, failures, "the task failed");
         let Ok(id) = self.end_id().await else { return Outcome::Leave };
-        let (worker, task) = (self.worker, self.task);
         let usage = self.call.usage();
-        let why = error.to_string();
         let conclusion = Conclusion::Failed { error: reason, usage, failures: Some(failures) };
-        let outcome = self.conclude(id, conclusion).await;
-        if error.retryable && outcome == Outcome::Over {
-            let _ = worker.tasks.streams.dead_letter(Some(task), "", &why).await;
-        }
-        outcome
+        self.conclude(id, conclusion).await
     }
 
     /// Tells readers that another attempt follows. Best effort: if it does not

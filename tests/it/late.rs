@@ -117,6 +117,22 @@ in_both_modes! {
     }
 }
 
+/// Found by `make chaos`: PostgreSQL's snapshot takes the ID below the end's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_misses_the_end_alone_is_sent_the_end_alone() {
+    let app = App::start().await;
+    let posted = app.say("[[fail=500*1]] [[cut=8]] [[tokens=20]] [[rate=0]]").await;
+    let whole = app.read(&posted).await;
+    let before = whole.events.iter().rev().nth(1).expect("an event before the end");
+    let mut redis = app.redis().await;
+    let _: () = redis.del(app.stream_key(&posted)).await.expect("DEL");
+    let mut reader = app.reader(&posted);
+    (reader.cursor, reader.answer) = (Some(before.id.clone()), whole.answer.clone());
+    reader.follow([]).await;
+    assert_eq!(reader.events.len(), 1, "{:?}", reader.events);
+    assert_eq!(reader.end, whole.end);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_header_wins_over_the_query() {
     let app = App::start().await;

@@ -1,6 +1,6 @@
 //! The shape of the code, kept.
 //!
-//! `domain ← {store | streams | model} ← tasks ← {worker | api | cli} ← app ← main`;
+//! `domain ← {store | streams | model} ← tasks ← {worker | api | operate | cli} ← app ← main`;
 //! siblings don't import each other; `redis` only in streams, `sqlx` only in
 //! store, `poem` only in api, the accept loop and the simulator's server.
 
@@ -43,17 +43,18 @@ fn layers_only_know_those_below_them() {
         (
             "domain",
             &[
-                "store", "streams", "model", "tasks", "worker", "api", "cli", "app", "http",
-                "metrics",
+                "store", "streams", "model", "tasks", "worker", "api", "operate", "cli", "app",
+                "http", "metrics",
             ],
         ),
-        ("store", &["streams", "model", "tasks", "worker", "api", "cli", "app", "http"]),
-        ("streams", &["store", "model", "tasks", "worker", "api", "cli", "app", "http"]),
-        ("model", &["store", "streams", "tasks", "worker", "api", "cli", "app"]),
-        ("http", &["store", "streams", "model", "tasks", "worker", "api", "cli", "app"]),
-        ("tasks", &["worker", "api", "cli", "app", "http"]),
-        ("worker", &["api", "cli", "app", "http"]),
-        ("api", &["worker", "cli", "app"]),
+        ("store", &["streams", "model", "tasks", "worker", "api", "operate", "cli", "app", "http"]),
+        ("streams", &["store", "model", "tasks", "worker", "api", "operate", "cli", "app", "http"]),
+        ("model", &["store", "streams", "tasks", "worker", "api", "operate", "cli", "app"]),
+        ("http", &["store", "streams", "model", "tasks", "worker", "api", "operate", "cli", "app"]),
+        ("tasks", &["worker", "api", "operate", "cli", "app", "http"]),
+        ("worker", &["api", "operate", "cli", "app", "http"]),
+        ("api", &["worker", "operate", "cli", "app"]),
+        ("operate", &["worker", "api", "cli", "app", "http", "model"]),
         ("cli", &["app"]),
     ];
     for (file, text) in files() {

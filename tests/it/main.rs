@@ -6,15 +6,23 @@
 
 mod answers;
 mod cancel;
+mod chaos;
 mod drain;
+mod ends;
 mod errors;
 mod exact;
+mod faults;
 mod late;
 mod layering;
+mod operators;
 mod outages;
+mod properties;
+mod protocol;
 mod readme;
+mod recovery;
 mod retries;
 mod scale;
+mod startup;
 mod statements;
 mod support;
 mod takeover;

@@ -7,9 +7,8 @@ use serde_json::json;
 use crate::in_both_modes;
 use crate::support::{App, Builder, Cut, PrivateRedis, Proxy, eventually};
 
-fn host_of(url: &str) -> String {
-    let url = reqwest::Url::parse(url).expect("a URL");
-    format!("{}:{}", url.host_str().expect("a host"), url.port().expect("a port"))
+fn database() -> String {
+    std::env::var("DATABASE_URL").expect("make test")
 }
 
 /// How many lines of a log are warnings or errors.
@@ -68,7 +67,7 @@ in_both_modes! {
 
     async fn connections_to_redis_cut_again_and_again_lose_nothing(builder: Builder) {
         let redis = PrivateRedis::start().await;
-        let proxy = Proxy::before(host_of(&redis.url())).await;
+        let proxy = Proxy::before(&redis.url()).await;
         let app = builder.redis(redis.url()).redis_through(proxy.address()).start().await;
         let posted = app.say("[[tokens=200]] [[rate=50]]").await;
         let mut reader = app.reader(&posted);
@@ -86,7 +85,7 @@ in_both_modes! {
     }
 
     async fn postgresql_away_mid_stream_delays_only_the_end(builder: Builder) {
-        let database = Proxy::before(host_of(&std::env::var("DATABASE_URL").expect("make test"))).await;
+        let database = Proxy::before(&database()).await;
         let app = builder.database_through(database.address()).start().await;
         let posted = app.say("[[tokens=60]] [[rate=40]]").await;
         let mut reader = app.reader(&posted);
@@ -119,7 +118,7 @@ in_both_modes! {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobodys_healthy_run_is_stolen_when_postgresql_comes_back() {
-    let database = Proxy::before(host_of(&std::env::var("DATABASE_URL").expect("make test"))).await;
+    let database = Proxy::before(&database()).await;
     let app = App::builder().workers(3).database_through(database.address()).start().await;
     eventually("all workers are steady for a lease", || async {
         sqlx::query_scalar::<_, i64>(
@@ -155,7 +154,7 @@ async fn nobodys_healthy_run_is_stolen_when_postgresql_comes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hints_work_again_after_redis_was_away() {
     let redis = PrivateRedis::start().await;
-    let proxy = Proxy::before(host_of(&redis.url())).await;
+    let proxy = Proxy::before(&redis.url()).await;
     let app = App::builder().redis(redis.url()).redis_through(proxy.address()).start().await;
     let posted = app.say("[[tokens=400]] [[rate=30]]").await;
     let mut reader = app.reader(&posted);

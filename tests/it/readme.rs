@@ -143,7 +143,9 @@ fn table() -> String {
     let all: Vec<_> = cli.get_subcommands().collect();
     let mut rows: Vec<Row> = Vec::new();
     for role in &all {
-        for argument in role.get_arguments().chain(cli.get_arguments()) {
+        // What is given on the command line only is in `--help`.
+        let arguments = role.get_arguments().chain(cli.get_arguments());
+        for argument in arguments.filter(|argument| argument.get_env().is_some()) {
             let row = Row::of(argument);
             let known = rows.iter().position(|r| r.option == row.option && r.cells == row.cells);
             let at = known.unwrap_or_else(|| {
@@ -183,20 +185,35 @@ fn sources(folder: &Path, text: &mut String) {
     }
 }
 
-#[test]
-fn each_promise_names_tests_that_exist() {
+/// Each row's last cell names tests, or modules of tests.
+fn names_tests_that_exist<'a>(rows: impl Iterator<Item = &'a str>) {
     let mut code = String::new();
     sources(&root().join("src"), &mut code);
     sources(&root().join("tests/it"), &mut code);
-    let promises = marked("promises");
-    let rows: Vec<_> = promises.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
-    assert!(rows.len() >= 6, "{promises}");
+    let mut checked = 0;
     for row in rows {
         let tests = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
         let named: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
         assert!(!named.is_empty(), "no test keeps this promise: {row}");
         for test in named {
-            assert!(code.contains(&format!("fn {test}(")), "there is no test {test}");
+            let name = test.rsplit("::").next().unwrap_or(test);
+            let there = [format!("fn {name}("), format!("mod {name};")];
+            assert!(there.iter().any(|name| code.contains(name)), "there is no test {test}");
         }
+        checked += 1;
     }
+    assert!(checked >= 6, "no table");
+}
+
+#[test]
+fn each_promise_names_tests_that_exist() {
+    names_tests_that_exist(
+        marked("promises").lines().filter(|line| line.starts_with("| ")).skip(1),
+    );
+}
+
+#[test]
+fn each_fault_names_tests_that_exist() {
+    let matrix = include_str!("faults/mod.rs");
+    names_tests_that_exist(matrix.lines().filter(|line| line.starts_with("//! | ")).skip(1));
 }

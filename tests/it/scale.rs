@@ -14,7 +14,7 @@ in_both_modes! {
     async fn two_thousand_readers_share_sixteen_connections(builder: Builder) {
         let redis = PrivateRedis::start().await;
         let app = builder.redis(redis.url()).workers(0).start().await;
-        let tasks = running_tasks(&app).await;
+        let tasks = running_tasks(&app, STREAMS).await;
         let client = &app.client;
         let opened = stream::iter(&tasks).map(|task| {
             let url = format!("{}/v1/tasks/{task}/stream", app.url);
@@ -68,7 +68,7 @@ in_both_modes! {
 }
 
 /// Tasks as they are while a worker runs them, each with its `started`.
-async fn running_tasks(app: &App) -> Vec<TaskId> {
+pub(crate) async fn running_tasks(app: &App, count: usize) -> Vec<TaskId> {
     let conversation = app.conversation().await;
     let ids: Vec<uuid::Uuid> = sqlx::query_scalar(
         "WITH m AS (
@@ -81,7 +81,7 @@ async fn running_tasks(app: &App) -> Vec<TaskId> {
          FROM m RETURNING id",
     )
     .bind(&conversation)
-    .bind(i32::try_from(STREAMS).expect("small"))
+    .bind(i32::try_from(count).expect("small"))
     .fetch_all(&app.pool)
     .await
     .expect("inserts");
@@ -93,7 +93,7 @@ async fn running_tasks(app: &App) -> Vec<TaskId> {
 }
 
 /// As a worker appends: the entry, then the hint.
-async fn append_to_all(
+pub(crate) async fn append_to_all(
     app: &App,
     redis: &mut redis::aio::MultiplexedConnection,
     tasks: &[TaskId],

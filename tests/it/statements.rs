@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::support::{App, Cut, eventually};
 
 /// Statements of this database by their text, from `pg_stat_statements`.
-async fn statements(app: &App) -> BTreeMap<String, i64> {
+pub(crate) async fn statements(app: &App) -> BTreeMap<String, i64> {
     let rows: Vec<(String, i64)> = sqlx::query_as(
         "SELECT left(regexp_replace(s.query, '\\s+', ' ', 'g'), 90), sum(s.calls)::bigint
          FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
@@ -21,7 +21,10 @@ async fn statements(app: &App) -> BTreeMap<String, i64> {
         .collect()
 }
 
-fn since(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
+pub(crate) fn since(
+    before: &BTreeMap<String, i64>,
+    after: &BTreeMap<String, i64>,
+) -> BTreeMap<String, i64> {
     after
         .iter()
         .map(|(query, calls)| (query.clone(), calls - before.get(query).unwrap_or(&0)))
@@ -30,7 +33,7 @@ fn since(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> BTree
 }
 
 /// What each process does once in a while, whatever runs.
-fn is_periodic(query: &str) -> bool {
+pub(crate) fn is_periodic(query: &str) -> bool {
     ["WITH me AS", "WITH turn AS", "SELECT id, message_id, attempt, status, cancel", "WITH dead AS"]
         .iter()
         .any(|start| query.starts_with(start))

@@ -7,6 +7,7 @@ use async_openai::error::OpenAIError;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
+use serde_json::error::Category;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
@@ -18,10 +19,10 @@ use crate::model::{ModelError, without_nul};
 const BODY: usize = 16 * 1024;
 
 /// Characters of a server's message that are passed on.
-const MESSAGE: usize = 500;
+pub(super) const MESSAGE: usize = 500;
 
 /// The longest wait that is believed.
-const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// The server can't be reached, or broke off.
 pub(super) fn unavailable(error: reqwest::Error) -> ModelError {
@@ -30,7 +31,7 @@ pub(super) fn unavailable(error: reqwest::Error) -> ModelError {
 
 /// The server sent what isn't a stream of chunks.
 pub(super) fn malformed(what: impl std::fmt::Display) -> ModelError {
-    retryable(code::UPSTREAM_MALFORMED, format!("the model's server sent {what}"))
+    retryable(code::UPSTREAM_MALFORMED, shorten(&format!("the model's server sent {what}")))
 }
 
 /// The server answered with a status other than success.
@@ -92,9 +93,15 @@ pub(super) fn from_client(error: OpenAIError, gate: &Gate) -> ModelError {
             Err(error) => internal(causes(&*error)),
         },
         OpenAIError::Reqwest(error) => unavailable(error),
-        // Not the content: it is the user's.
+        // Not the content, which serde quotes: it is the user's.
         OpenAIError::JSONDeserialize(error, _) => {
-            malformed(format_args!("a chunk that isn't one: {error}"))
+            let what = match error.classify() {
+                Category::Data => "its fields have other types",
+                Category::Eof => "it ends too early",
+                Category::Syntax | Category::Io => "it is no JSON",
+            };
+            let (line, column) = (error.line(), error.column());
+            malformed(format_args!("a chunk that isn't one: {what} (line {line}, column {column})"))
         }
         OpenAIError::StreamError(error) => {
             gate.failure().unwrap_or_else(|| malformed(format_args!("no event stream: {error}")))
@@ -144,7 +151,7 @@ fn shorten(text: &str) -> String {
 }
 
 /// `Retry-After` in seconds or as a date; OpenAI's `retry-after-ms` is finer.
-fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let milliseconds = text("retry-after-ms").and_then(|ms| ms.parse::<f64>().ok());
     let wait = if let Some(ms) = milliseconds {

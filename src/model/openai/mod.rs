@@ -10,6 +10,8 @@
 //! for nobody. How long a model may stay silent is the worker's business.
 
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gate;
 #[cfg(test)]
 mod tests;
@@ -95,6 +97,15 @@ impl OpenAi {
             request.headers_mut().remove(AUTHORIZATION);
         }
         let response = self.http.execute(request).await.map_err(error::unavailable)?;
+        self.receive(response, gate).await
+    }
+
+    /// What of a response async-openai may see.
+    async fn receive(
+        &self,
+        response: reqwest::Response,
+        gate: Arc<Gate>,
+    ) -> Result<reqwest::Response, BoxError> {
         if !response.status().is_success() {
             let mut error = error::refused(response).await;
             if let Some(key) = &self.api_key {
@@ -115,6 +126,27 @@ impl OpenAi {
         // Of a success, async-openai looks at nothing but the body.
         Ok(hyper::Response::new(reqwest::Body::wrap_stream(body)).into())
     }
+
+    /// The answer to a request that goes out through `send`.
+    async fn ask<F>(
+        &self,
+        request: ChatRequest,
+        send: impl Fn(HttpRequestFactory, Arc<Gate>) -> F + Clone + Send + Sync + 'static,
+    ) -> Result<Deltas, ModelError>
+    where
+        F: Future<Output = Result<reqwest::Response, BoxError>> + Send + 'static,
+    {
+        let gate = Arc::new(Gate::default());
+        let sender = tower::service_fn({
+            let gate = gate.clone();
+            move |request| send(request, gate.clone())
+        });
+        let client = self.client.clone().with_http_service(sender);
+        let chunks = client.chat().create_stream_byot(wire::request(request)).await;
+        let chunks = chunks.map_err(|error| error::from_client(error, &gate))?;
+        let translator = Translator::default();
+        Ok(Deltas { chunks: Some(chunks), gate, translator, ready: VecDeque::new() })
+    }
 }
 
 impl fmt::Debug for OpenAi {
@@ -129,21 +161,9 @@ impl fmt::Debug for OpenAi {
 impl ChatModel for OpenAi {
     fn answer(&self, request: ChatRequest) -> BoxFuture<'_, Result<DeltaStream, ModelError>> {
         Box::pin(async move {
-            let gate = Arc::new(Gate::default());
-            let sender = tower::service_fn({
-                let (this, gate) = (self.clone(), gate.clone());
-                move |request| this.clone().send(request, gate.clone())
-            });
-            let client = self.client.clone().with_http_service(sender);
-            let chunks = client.chat().create_stream_byot(wire::request(request)).await;
-            let chunks = chunks.map_err(|error| error::from_client(error, &gate))?;
-            let deltas = Deltas {
-                chunks: Some(chunks),
-                gate,
-                translator: Translator::default(),
-                ready: VecDeque::new(),
-            };
-            Ok(deltas.boxed())
+            let this = self.clone();
+            let send = move |request, gate| this.clone().send(request, gate);
+            Ok(self.ask(request, send).await?.boxed())
         })
     }
 }

@@ -221,6 +221,17 @@ async fn garbage_is_an_error_that_does_not_repeat_it() {
 }
 
 #[tokio::test]
+async fn a_chunk_of_another_form_is_not_repeated_either() {
+    // serde's message has the whole text in it, however long.
+    let secret = "what the user said".repeat(1000);
+    let (url, _) = answering(events(&[&format!("{{\"choices\":\"{secret}\"}}")])).await;
+    let outcome = ask(&model(&url, None), user("")).await;
+    assert_eq!(error_of(&outcome), (code::UPSTREAM_MALFORMED, true));
+    let message = outcome.error.expect("an error").message;
+    assert!(!message.contains("the user said") && message.len() < 200, "{message}");
+}
+
+#[tokio::test]
 async fn a_stall_is_silence_and_leaving_it_drops_the_connection() {
     let simulator = TestSimulator::start().await;
     let model = model(&simulator.url("/v1"), None);

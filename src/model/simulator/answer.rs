@@ -30,9 +30,15 @@ pub(super) struct Answer {
     pub finish_reason: String,
 }
 
-/// The answer that `script` makes of `prompt`, `tokens` long unless it says
-/// otherwise.
-pub(super) fn answer(script: &Script, prompt: &str, tokens: usize, after_tool: bool) -> Answer {
+/// The answer that `script` makes of `prompt`'s `call`-th call, `tokens` long
+/// unless it says otherwise.
+pub(super) fn answer(
+    script: &Script,
+    prompt: &str,
+    call: u64,
+    tokens: usize,
+    after_tool: bool,
+) -> Answer {
     let mut random = Random::new(script.seed, prompt);
     // A prompt that asks for a tool gets it once: then the tool's result is
     // the last message, and is answered in words.
@@ -46,12 +52,15 @@ pub(super) fn answer(script: &Script, prompt: &str, tokens: usize, after_tool: b
     let reasoning = text::reasoning(Random::new(random.next(), ""), script.reasoning);
     let reasoning = reasoning.map(Piece::Reasoning);
 
-    let words = text::answer(random.clone(), tokens);
+    let words: Box<dyn Iterator<Item = Cow<'static, str>> + Send> = match script.numbered {
+        true => Box::new((0..tokens).map(move |n| Cow::Owned(format!("{call}:{n} ")))),
+        false => Box::new(text::answer(random.clone(), tokens)),
+    };
     let text: Box<dyn Iterator<Item = Cow<'static, str>> + Send> =
         match (&script.echo, script.chunk) {
             (Some(echo), chunk) => Box::new(cut(echo.clone(), chunk.unwrap_or(ECHO_CHUNK))),
             (None, Some(chunk)) => Box::new(cut(words.collect(), chunk)),
-            (None, None) => Box::new(words),
+            (None, None) => words,
         };
 
     let call = tool.map(|name| {
@@ -91,7 +100,7 @@ mod tests {
 
     fn pieces(prompt: &str, after_tool: bool) -> (Vec<Piece>, String) {
         let script = Script::read(prompt, &Defaults::default());
-        let answer = answer(&script, prompt, 10, after_tool);
+        let answer = answer(&script, prompt, 2, 10, after_tool);
         (answer.pieces.collect(), answer.finish_reason)
     }
 
@@ -113,12 +122,17 @@ mod tests {
     }
 
     #[test]
+    fn numbered_tokens_say_which_call_and_which_token() {
+        assert_eq!(text(&pieces("[[numbered]] [[tokens=3]]", false).0), "2:0 2:1 2:2 ");
+    }
+
+    #[test]
     fn chunks_don_t_change_the_text() {
         let script = |directive| format!("[[seed=3]][[tokens=40]]{directive}");
         let with = |chunk| {
             let defaults = Defaults::default();
             let script = Script::read(&script(chunk), &defaults);
-            answer(&script, "same", 0, false).pieces.collect::<Vec<_>>()
+            answer(&script, "same", 1, 0, false).pieces.collect::<Vec<_>>()
         };
         assert_eq!(text(&with("")), text(&with("[[chunk=1]]")));
         assert_eq!(with("").len(), 40);

@@ -13,6 +13,10 @@ const LONGEST: usize = 128;
 /// Tokens in one answer, at most: a slip of the keyboard shouldn't fill a disk.
 const MOST_TOKENS: usize = 1_000_000;
 
+/// The longest wait for a first token: what is longer is as good as for ever,
+/// and a time so far away has no name.
+const LONGEST_TTFT: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How an answer breaks off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Break {
@@ -41,6 +45,8 @@ pub(super) struct Script {
     pub ttft: Duration,
     /// The text to answer with.
     pub echo: Option<String>,
+    /// Tokens say which call's they are, and are counted.
+    pub numbered: bool,
     /// Tokens of reasoning, before the text.
     pub reasoning: usize,
     /// The tool to call.
@@ -76,8 +82,9 @@ impl Script {
             rate: defaults.rate,
             seed: defaults.seed,
             chunk: None,
-            ttft: defaults.ttft,
+            ttft: defaults.ttft.min(LONGEST_TTFT),
             echo: None,
+            numbered: false,
             reasoning: 0,
             tool: None,
             finish: None,
@@ -137,10 +144,11 @@ impl Script {
             "rate" => self.rate = parse_rate(value).ok()?,
             "seed" => self.seed = value.parse().ok()?,
             "chunk" => self.chunk = Some(value.parse().ok()?),
-            "ttft" => self.ttft = duration(value).ok()?,
+            "ttft" => self.ttft = duration(value).ok()?.min(LONGEST_TTFT),
             "tool" => self.tool = Some(text()?),
             "finish" => self.finish = Some(text()?),
             "retry-after" => self.retry_after = Some(value.parse().ok()?),
+            "numbered" if value.is_empty() => self.numbered = true,
             "echo" if value.is_empty() => *echo = true,
             "fail" => {
                 let (status, calls) = with_calls(value)?;
@@ -207,6 +215,12 @@ mod tests {
         assert_eq!(script.seed, 7);
         assert_eq!(script.ttft, Duration::from_millis(20));
         assert_eq!(script.echo, None);
+    }
+
+    #[test]
+    fn a_wait_that_no_clock_can_hold_is_shortened() {
+        let script = read("[[ttft=18446744073709551615s]]");
+        assert!(std::time::Instant::now().checked_add(script.ttft + script.ttft).is_some());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | `[[tokens=200]]` `[[rate=50]]` `[[ttft=500ms]]` | length, chunks a second (0: no limit), time before the first |
 //! | `[[seed=7]]` `[[chunk=12]]` | another text; chunks of so many characters (0: one chunk) |
 //! | `[[echo]]` | answers with the text after the directives, exactly |
+//! | `[[numbered]]` | answers with `1:0 1:1 1:2 …`: which call of the prompt, and its tokens counted, so that a text shows what it lost, doubled or mixed |
 //! | `[[reasoning=20]]` `[[tool=name]]` `[[finish=length]]` | reasoning first; a tool call; a finish reason |
 //! | `[[fail=429*2]]` `[[retry-after=2]]` | that status, for the first 2 calls with this prompt |
 //! | `[[cut=20]]` `[[eof=20]]` `[[stall=20]]` `[[garbage=20]]` | after 20 chunks: the socket dropped, a clean end without a finish reason, silence, a chunk that isn't JSON; `*k` as above |
@@ -19,6 +20,8 @@
 mod answer;
 mod calls;
 mod directives;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod reply;
 mod text;
 mod wire;
@@ -168,7 +171,7 @@ impl Simulator {
         if let Some(status) = script.failure(call) {
             return failure(status, script.retry_after);
         }
-        let answer = answer(&script, &prompt, self.defaults.tokens, request.after_tool());
+        let answer = answer(&script, &prompt, call, self.defaults.tokens, request.after_tool());
         let id = format!("chatcmpl-{:08x}", self.answers.fetch_add(1, Ordering::Relaxed));
         let created =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

@@ -58,6 +58,8 @@ impl Store {
             let usage = last.usage.map(Json);
             let calls =
                 (!last.answer.tool_calls.is_empty()).then_some(Json(&last.answer.tool_calls));
+            let reasoning =
+                (!last.answer.reasoning.is_empty()).then_some(last.answer.reasoning.as_str());
             let took = sqlx::query_scalar!(
                 r#"
                 WITH ended AS (
@@ -85,7 +87,7 @@ impl Store {
                 last.error.as_ref().map(|e| e.code.as_str()),
                 last.error.as_ref().map(|e| e.message.as_str()),
                 last.answer.text,
-                (!last.answer.reasoning.is_empty()).then_some(last.answer.reasoning.as_str()),
+                reasoning,
                 calls as _,
                 last.finish_reason,
                 last.failures.map(|failures| i32::try_from(failures).unwrap_or(i32::MAX)),
@@ -96,14 +98,21 @@ impl Store {
                 return Ok(EndOutcome::Committed(Duration::try_from_secs_f64(took).ok()));
             }
             // A statement of its own: it sees what a try of ours that ran at the
-            // same time has committed.
+            // same time has committed. The answer counts: two who end a task that
+            // is nobody's choose the same ID and data, and may know different texts.
             let ours = sqlx::query_scalar!(
                 r#"SELECT EXISTS (
-                       SELECT FROM tasks WHERE id = $1 AND final_id = $2 AND final_data = $3
+                       SELECT FROM tasks t JOIN messages m ON m.id = t.message_id
+                       WHERE t.id = $1 AND t.final_id = $2 AND t.final_data = $3
+                         AND m.answer = $4 AND m.reasoning IS NOT DISTINCT FROM $5
+                         AND m.tool_calls IS NOT DISTINCT FROM $6
                    ) AS "ours!""#,
                 task.0,
                 last.id.to_string(),
                 last.data,
+                last.answer.text,
+                reasoning,
+                calls as _,
             )
             .fetch_one(&self.pool)
             .await?;

@@ -7,12 +7,15 @@ mod accept;
 mod attempt;
 mod end;
 mod relay;
+mod requeue;
 mod view;
 
 pub use accept::{Accepted, NewTask};
 pub use attempt::{Begin, Begun, RetryOutcome};
 pub use end::{EndOutcome, Ending, Final};
 pub use relay::Orphan;
+pub use requeue::Requeued;
+pub(in crate::store) use requeue::{REQUEUE, requeue_key};
 pub use view::{StreamEnd, StreamHead, Task};
 
 use super::{Error, Result};
@@ -30,6 +33,6 @@ pub(in crate::store) fn attempt(value: i64) -> Result<u32> {
     u32::try_from(value).map_err(|_| Error::Corrupt(format!("attempt {value}")))
 }
 
-fn corrupt(error: impl std::fmt::Display) -> Error {
+pub(in crate::store) fn corrupt(error: impl std::fmt::Display) -> Error {
     Error::Corrupt(error.to_string())
 }

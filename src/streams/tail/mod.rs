@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::{Value, cmd};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
 use self::feed::{Feed, Mail, Mailbox, lock};
@@ -57,7 +57,7 @@ pub struct Options {
     /// Connections for blocking reads, 256 streams each
     #[arg(long, env = "RILL_BLOCKING_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub blocking_connections: u32,
-    /// Bytes that may wait for one reader before it has to catch up
+    /// Bytes held for one reader at most (half of them on their way to it) before it has to catch up
     #[arg(long, env = "RILL_READER_BUFFER", default_value_t = 256 * 1024)]
     pub reader_buffer: usize,
 }
@@ -65,6 +65,10 @@ pub struct Options {
 /// Entries that one read brings of one stream at most; a full answer is
 /// followed by another read.
 const PAGE: usize = 100;
+/// Subscribers that read pages of their own at the same time. Their answers wait
+/// in one connection's buffer, and Redis closes one whose buffer has 32 MiB
+/// (`client-output-buffer-limit pubsub`), with everybody's hints.
+const CATCHING_UP: usize = 8;
 /// How long a stream with hints may be quiet before a blocking read covers it.
 const QUIET: Duration = Duration::from_secs(1);
 const RETRY: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(1) };
@@ -79,6 +83,7 @@ struct Shared {
     streams: Streams,
     link: Link,
     hints: Hints,
+    /// Bytes of a mailbox, and of a page: one is filled while the other is written.
     reader_buffer: usize,
     id: Uuid,
     feeds: Mutex<HashMap<TaskId, Arc<Feed>>>,
@@ -91,6 +96,7 @@ struct Shared {
     /// Redis was away: every stream's end may have been lost.
     reconnected: AtomicBool,
     hints_refused: LogLimit,
+    catching_up: Semaphore,
 }
 
 /// The streams that one blocking reader covers.
@@ -124,7 +130,7 @@ impl Tail {
                 streams: streams.clone(),
                 link: Link::start(streams.inner.client.clone(), Some(on_push), stop),
                 hints: options.hints,
-                reader_buffer: options.reader_buffer,
+                reader_buffer: options.reader_buffer / 2,
                 id: Uuid::new_v4(),
                 feeds: Mutex::default(),
                 shards: (0..options.blocking_connections).map(|_| Shard::default()).collect(),
@@ -134,6 +140,7 @@ impl Tail {
                 wants: Notify::new(),
                 reconnected: AtomicBool::new(false),
                 hints_refused: LogLimit::new(),
+                catching_up: Semaphore::new(CATCHING_UP),
             }
         });
         let stop = &streams.inner.stop;
@@ -338,6 +345,8 @@ impl Subscription {
     }
 
     async fn read_page(&self) -> Result<Page> {
+        // Never closed, so this can't fail.
+        let _turn = self.shared.catching_up.acquire().await.ok();
         let mut connected = self.shared.link.get(super::PATIENCE).await?;
         let mut command = cmd("XREAD");
         command.arg("COUNT").arg(self.page).arg("STREAMS").arg(&self.feed.key);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{Process, Reader};
+use super::{Process, Proxy, Reader};
 
 const SERVICES: &str =
     "the tests need servers: run them by `make test`, or `scripts/with-services cargo test`";
@@ -42,6 +42,11 @@ impl Builder {
     pub(crate) fn redis(mut self, url: String) -> Self {
         self.redis_url = url;
         self
+    }
+
+    /// Where its Redis is.
+    pub(crate) fn redis_url(&self) -> String {
+        self.redis_url.clone()
     }
 
     /// rill reaches PostgreSQL only through this proxy.
@@ -154,7 +159,64 @@ impl App {
     }
 
     pub(crate) fn start_worker(&mut self) {
-        self.workers.push(Process::start(&["worker"], &self.environment));
+        self.start_worker_with(&[]);
+    }
+
+    /// A worker with options of its own, by their environment variables.
+    pub(crate) fn start_worker_with(&mut self, options: &[(&str, &str)]) {
+        let mut environment = self.environment.clone();
+        environment.extend(options.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
+        self.workers.push(Process::start(&["worker"], &environment));
+    }
+
+    /// A worker that reaches the servers only through these proxies.
+    pub(crate) fn start_worker_through(&mut self, redis: Option<&Proxy>, database: Option<&Proxy>) {
+        let mut options = Vec::new();
+        if let Some(proxy) = redis {
+            options.push(("REDIS_URL", format!("redis://{}", proxy.address())));
+        }
+        if let Some(proxy) = database {
+            options.push(("DATABASE_URL", self.database_url_through(proxy)));
+        }
+        let options: Vec<_> = options.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        self.start_worker_with(&options);
+    }
+
+    /// The test's own connections to PostgreSQL, as rill makes them.
+    pub(crate) fn store(&self) -> rill::store::Store {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Options {
+            #[command(flatten)]
+            store: rill::store::Options,
+        }
+        let url = self.database_url();
+        let options = Options::parse_from(["test", "--database-url", &url]);
+        rill::store::Store::new(&options.store).expect("a store")
+    }
+
+    /// The test's own database, not through a proxy.
+    pub(crate) fn database_url(&self) -> String {
+        replace_path(&self.admin_url, &self.name)
+    }
+
+    /// The test's own database, through a proxy.
+    pub(crate) fn database_url_through(&self, proxy: &Proxy) -> String {
+        replace_host(&self.database_url(), proxy.address())
+    }
+
+    /// Another API; it and its URL.
+    pub(crate) async fn start_api(&self) -> (Process, String) {
+        self.start_api_with(&[]).await
+    }
+
+    /// Another API with options of its own; it and its URL.
+    pub(crate) async fn start_api_with(&self, options: &[(&str, &str)]) -> (Process, String) {
+        let mut environment = self.environment.clone();
+        environment.extend(options.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
+        let api = Process::start(&["api"], &environment);
+        let url = format!("http://{}", api.address("rill is at").await);
+        (api, url)
     }
 
     /// `rill up` on the same database, with the built-in simulator: what `make run` starts.
@@ -171,8 +233,7 @@ impl App {
     /// Kills the API and starts another at a new address.
     pub(crate) async fn restart_api(&mut self) {
         self.api.kill();
-        self.api = Process::start(&["api"], &self.environment);
-        self.url = format!("http://{}", self.api.address("rill is at").await);
+        (self.api, self.url) = self.start_api().await;
     }
 
     pub(crate) async fn request(

@@ -2,13 +2,16 @@
 
 mod app;
 mod process;
+mod proxy;
 mod reader;
 mod servers;
+mod wire;
 
-pub(crate) use app::{App, Builder};
+pub(crate) use app::{App, Builder, Posted};
 pub(crate) use process::Process;
+pub(crate) use proxy::{Freeze, Proxy, Weather};
 pub(crate) use reader::{Cut, Reader, SseParser};
-pub(crate) use servers::{PrivateRedis, Proxy, connect_to_redis};
+pub(crate) use servers::{PrivatePostgres, PrivateRedis, connect_to_redis};
 
 use std::time::Duration;
 

@@ -2,9 +2,25 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use tokio::sync::Notify;
+
+/// A command that dies with the thread that starts it, so that tests which are
+/// killed leave nothing behind. Without `setpriv` (util-linux), it lives on.
+pub(super) fn mortal(program: &str) -> Command {
+    static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
+        let version = Command::new("setpriv").args(["--pdeathsig", "KILL", "true"]).status();
+        version.is_ok_and(|status| status.success())
+    });
+    if *SETPRIV {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", program]);
+        command
+    } else {
+        Command::new(program)
+    }
+}
 
 /// A running `rill`.
 pub(crate) struct Process {
@@ -16,7 +32,7 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `rill` with arguments and environment; its log is kept.
     pub(crate) fn start(arguments: &[&str], environment: &[(String, String)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rill"));
+        let mut command = mortal(env!("CARGO_BIN_EXE_rill"));
         command
             .args(arguments)
             .env_clear()
@@ -78,6 +94,18 @@ impl Process {
 
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a pid")
+    }
+
+    /// It has ended, by itself or not.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// The end of its log.
+    pub(crate) fn last_lines(&self, count: usize) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(count)..].join("\n")
     }
 
     /// Sends a signal to this very process.

@@ -2,7 +2,7 @@
 //! the last event ID, comes back with it, and applies events as `README.md`
 //! tells front ends to.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use rill::domain::{Answer, Event, EventId};
@@ -29,6 +29,11 @@ pub(crate) struct SseParser {
 }
 
 impl SseParser {
+    /// Of a client that comes back with a cursor, which it keeps until it gets another.
+    pub(crate) fn after(cursor: Option<&str>) -> Self {
+        Self { last_id: cursor.unwrap_or_default().to_owned(), ..Self::default() }
+    }
+
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Vec<Sse> {
         let mut events = Vec::new();
         for &byte in bytes {
@@ -91,22 +96,36 @@ pub(crate) enum Cut {
     AfterEvents(usize),
 }
 
-/// One viewer.
-#[derive(Debug)]
+/// One viewer. A clone has seen the same, and goes on by itself.
+#[derive(Debug, Clone)]
 pub(crate) struct Reader {
     client: reqwest::Client,
-    url: String,
+    /// Where it connects to next.
+    pub(crate) url: String,
+    /// What the server asked to wait before coming back, in milliseconds.
+    pub(crate) retry: Option<u64>,
     /// The last event ID, as a browser keeps it.
     pub(crate) cursor: Option<String>,
     pub(crate) answer: Answer,
     pub(crate) events: Vec<Sse>,
+    /// When each of them came.
+    pub(crate) times: Vec<Instant>,
     /// The terminal event.
     pub(crate) end: Option<Sse>,
 }
 
 impl Reader {
     pub(crate) fn new(client: reqwest::Client, url: String) -> Self {
-        Self { client, url, cursor: None, answer: Answer::default(), events: Vec::new(), end: None }
+        Self {
+            client,
+            url,
+            retry: None,
+            cursor: None,
+            answer: Answer::default(),
+            events: Vec::new(),
+            times: Vec::new(),
+            end: None,
+        }
     }
 
     /// Connects once, and reads until the cut, the terminal event or the end of
@@ -121,8 +140,7 @@ impl Reader {
         if status != 200 {
             return Ok(status);
         }
-        let mut parser =
-            SseParser { last_id: self.cursor.clone().unwrap_or_default(), ..SseParser::default() };
+        let mut parser = SseParser::after(self.cursor.as_deref());
         let mut body = response.bytes_stream();
         let (mut bytes, mut count) = (0, 0);
         while let Some(piece) = body.next().await {
@@ -131,7 +149,9 @@ impl Reader {
                 piece.truncate(limit - bytes);
                 bytes += piece.len();
             }
-            for event in parser.feed(&piece) {
+            let events = parser.feed(&piece);
+            self.retry = parser.retry.or(self.retry);
+            for event in events {
                 count += 1;
                 self.take(event);
                 if self.end.is_some() || matches!(cut, Cut::AfterEvents(limit) if count >= limit) {
@@ -179,6 +199,7 @@ impl Reader {
             self.end = Some(sse.clone());
         }
         self.events.push(sse);
+        self.times.push(Instant::now());
     }
 
     /// How many events of a name came.

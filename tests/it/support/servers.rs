@@ -1,12 +1,9 @@
-//! Servers of a test's own, to break: a Redis, and a proxy before a server.
+//! Servers of a test's own, to break.
 
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpStream;
 
 /// A connection of the test's own, patient enough for a machine that is busy.
 pub(crate) async fn connect_to_redis(url: &str) -> redis::aio::MultiplexedConnection {
@@ -25,17 +22,31 @@ pub(crate) struct PrivateRedis {
     directory: std::path::PathBuf,
     port: u16,
     child: Option<Child>,
+    options: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl PrivateRedis {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"], &[]).await
+    }
+
+    /// With options of `redis-server`, and an environment of its own.
+    pub(crate) async fn start_with(options: &[&str], environment: &[(&str, &str)]) -> Self {
         let directory = std::env::temp_dir().join(format!("rill-redis-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&directory).expect("a directory for Redis");
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
             .expect("a free port")
             .port();
-        let mut redis = Self { directory, port, child: None };
+        let owned = |text: &&str| (*text).to_owned();
+        let mut redis = Self {
+            directory,
+            port,
+            child: None,
+            options: options.iter().map(owned).collect(),
+            environment: environment.iter().map(|(n, v)| (owned(n), owned(v))).collect(),
+        };
         redis.launch().await;
         redis
     }
@@ -43,10 +54,12 @@ impl PrivateRedis {
     /// Starts it (again), with what it had written to its log.
     pub(crate) async fn launch(&mut self) {
         let binary = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
-        let child = Command::new(binary)
+        let child = super::process::mortal(&binary)
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", ""])
-            .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
+            .args(["--maxmemory-policy", "noeviction", "--dir"])
             .arg(&self.directory)
+            .args(&self.options)
+            .envs(self.environment.iter().cloned())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -57,6 +70,11 @@ impl PrivateRedis {
             TcpStream::connect(("127.0.0.1", port)).await.is_ok()
         })
         .await;
+    }
+
+    /// Where it keeps its data: `appendonlydir/`.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        &self.directory
     }
 
     /// SIGKILL.
@@ -79,60 +97,40 @@ impl Drop for PrivateRedis {
     }
 }
 
-/// A TCP proxy that can be taken away, and comes back.
-pub(crate) struct Proxy {
-    address: std::net::SocketAddr,
-    down: Arc<AtomicBool>,
-    cut: Arc<std::sync::Mutex<CancellationToken>>,
+/// A PostgreSQL that a test may crash, made by `scripts/with-services`.
+pub(crate) struct PrivatePostgres {
+    url: String,
+    /// Ends when its input is closed, and the server with it.
+    script: Child,
 }
 
-impl Proxy {
-    /// Before `host:port`.
-    pub(crate) async fn before(target: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let down = Arc::new(AtomicBool::new(false));
-        let cut = Arc::new(std::sync::Mutex::new(CancellationToken::new()));
-        let (is_down, cut_now) = (down.clone(), cut.clone());
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                if is_down.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let cut = cut_now.lock().expect("cut").clone();
-                let target = target.clone();
-                tokio::spawn(async move {
-                    let Ok(mut server) = TcpStream::connect(&target).await else { return };
-                    let _ = (client.set_nodelay(true), server.set_nodelay(true));
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                        () = cut.cancelled() => {}
-                    }
-                    let _ = client.shutdown().await;
-                });
-            }
-        });
-        Self { address, down, cut }
+impl PrivatePostgres {
+    pub(crate) fn start() -> Self {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut script = std::process::Command::new(root.join("scripts/with-services"))
+            .args(["sh", "-c", "echo $DATABASE_URL; exec cat"])
+            .env_remove("DATABASE_URL")
+            .env("REDIS_URL", "redis://127.0.0.1:1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("scripts/with-services starts");
+        let mut lines = BufReader::new(script.stdout.take().expect("stdout is piped")).lines();
+        let url = lines
+            .find_map(|line| line.ok().filter(|line| line.starts_with("postgres:")))
+            .expect("scripts/with-services starts a postgres; run it by hand to see why not");
+        Self { url, script }
     }
 
-    pub(crate) fn address(&self) -> std::net::SocketAddr {
-        self.address
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
+}
 
-    /// Cuts every connection; further ones are closed at once.
-    pub(crate) fn take_away(&self) {
-        self.down.store(true, Ordering::SeqCst);
-        self.cut();
-    }
-
-    /// Cuts every connection.
-    pub(crate) fn cut(&self) {
-        let mut cut = self.cut.lock().expect("cut");
-        cut.cancel();
-        *cut = CancellationToken::new();
-    }
-
-    pub(crate) fn bring_back(&self) {
-        self.down.store(false, Ordering::SeqCst);
+impl Drop for PrivatePostgres {
+    fn drop(&mut self) {
+        drop(self.script.stdin.take());
+        let _ = self.script.wait();
     }
 }

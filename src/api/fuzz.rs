@@ -1,0 +1,85 @@
+//! What requests bring, and the frames that answer them, from arbitrary bytes.
+//! See `crate::fuzz`.
+
+use bytes::Bytes;
+use poem_openapi::types::ParseFromParameter;
+
+use super::body::JsonBody;
+use super::extract::{Limit, RawHeader};
+use super::new_message::{NewMessage, idempotency_key, judge};
+use super::parameters::passed_on;
+use super::sse_grammar::{Dispatched, decode};
+use super::stream::{cursor, encode_all};
+use crate::domain::{ConversationId, EventId, EventName};
+use crate::fuzz::Input;
+use crate::streams::Entry;
+
+/// Cursors, as header and in the URL, a line each; then pages' cursors and
+/// sizes, and keys.
+pub(crate) fn cursors(input: &[u8]) {
+    let mut lines = input.splitn(2, |&byte| byte == b'\n');
+    let (header, query) = (lines.next(), lines.next());
+    let text = query.and_then(|query| std::str::from_utf8(query).ok());
+    for (header, query) in [(header, None), (None, text), (header, text)] {
+        let given = header.filter(|id| !id.is_empty()).or(query.map(str::as_bytes));
+        match cursor(header, query) {
+            Ok(EventId::START) => assert!(matches!(given, None | Some(b"" | b"0-0"))),
+            Ok(id) => assert_eq!(Some(id.to_string().as_bytes()), given),
+            Err(_) => assert!(given.is_some_and(|given| !given.is_empty())),
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(input) {
+        if let Ok(id) = text.parse::<ConversationId>() {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        if let Ok(limit) = Limit::parse_from_parameter(text) {
+            assert!((1..=100).contains(&limit.get()));
+        }
+    }
+    if let Ok(Some(key)) = idempotency_key(RawHeader(Some(input.to_vec()))) {
+        assert_eq!(key.as_bytes(), input);
+    }
+}
+
+/// A message's body: what is accepted can be stored and passed on.
+pub(crate) fn message(input: &[u8]) {
+    let body = match JsonBody::<NewMessage>::parse(input) {
+        Ok(body) => body,
+        Err(problem) => {
+            assert!(problem.to_string().len() <= 1024 + 64 * input.len());
+            return;
+        }
+    };
+    let Ok(said) = judge(&body) else { return };
+    assert!(body.value.content.is_some() != body.value.tool_results.is_some());
+    let passed_on = passed_on(&body.raw);
+    assert!(!passed_on.values().any(serde_json::Value::is_null));
+    let stored = serde_json::to_string(&(&said.content, &passed_on)).expect("JSON");
+    assert!(!stored.contains("\\u0000"), "PostgreSQL can't store {stored}");
+}
+
+/// Frames around any data that has no line break are read back as they were,
+/// by the standard's grammar.
+pub(crate) fn frames(input: &[u8]) {
+    const NAMES: [EventName; 3] = [EventName::Delta, EventName::Snapshot, EventName::Done];
+    let mut input = Input(input);
+    let mut entries = Vec::new();
+    while !input.is_empty() {
+        let attempt = 1 + u32::from(input.byte());
+        let name = NAMES[usize::from(input.byte()) % NAMES.len()];
+        let length = usize::from(input.byte());
+        let data = String::from_utf8_lossy(input.bytes(length)).replace(['\n', '\r'], "\u{2028}");
+        let id = EventId::new(attempt, entries.len() as u64);
+        entries.push(Entry { id, name, data: Bytes::from(data) });
+    }
+    let decoded = decode(&encode_all(&entries)).expect("what we write is in the grammar");
+    let expected: Vec<_> = entries
+        .iter()
+        .map(|entry| Dispatched {
+            id: entry.id.to_string(),
+            event: entry.name.as_str().to_owned(),
+            data: String::from_utf8_lossy(&entry.data).into_owned(),
+        })
+        .collect();
+    assert_eq!(decoded.events, expected);
+}

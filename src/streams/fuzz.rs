@@ -1,0 +1,124 @@
+//! Redis' replies and stored streams from arbitrary bytes. See `crate::fuzz`.
+
+use redis::Value;
+
+use super::entry::{Entry, Page, page, raw_entries, streams};
+use super::history::History;
+use super::queue::Delivery;
+use crate::domain::{Answer, Event, EventId, EventName};
+use crate::fuzz::Input;
+
+/// A reply of any form: some like those of `XREAD`, some not.
+fn value(input: &mut Input<'_>, depth: usize) -> Value {
+    let kind = input.byte();
+    let length = usize::from(kind >> 4);
+    let values = |input: &mut Input<'_>, of: usize| -> Vec<Value> {
+        (0..of).map_while(|_| (!input.is_empty()).then(|| value(input, depth + 1))).collect()
+    };
+    match kind & 15 {
+        0 => Value::Nil,
+        1 => Value::Int(i64::from(input.byte())),
+        2 => Value::SimpleString(String::from_utf8_lossy(input.bytes(length)).into_owned()),
+        3 => Value::Okay,
+        4 => Value::Boolean(length > 0),
+        5 => Value::Double(f64::from(input.byte())),
+        6..=8 if depth < 6 => Value::Array(values(input, length)),
+        9 | 10 if depth < 6 => {
+            let pairs = values(input, 2 * length);
+            let pairs = pairs.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+            Value::Map(pairs.collect())
+        }
+        11 if depth < 6 => Value::Set(values(input, length)),
+        // An entry as it should be, with an ID and a name of the input's.
+        12 => {
+            let text = |text: String| Value::BulkString(text.into());
+            let id = text(format!("{}-{}", input.byte(), input.byte()));
+            let name = NAMES[usize::from(input.byte()) % NAMES.len()].as_str().to_owned();
+            let data = Value::BulkString(input.bytes(length).to_vec());
+            let fields = vec![text("e".into()), text(name), text("d".into()), data];
+            Value::Array(vec![id, Value::Array(fields)])
+        }
+        13 => Value::BulkString(b"task".to_vec()),
+        14 => Value::BulkString(b"1-1".to_vec()),
+        _ => Value::BulkString(input.bytes(length * 3).to_vec()),
+    }
+}
+
+const NAMES: [EventName; 10] = [
+    EventName::Started,
+    EventName::Delta,
+    EventName::Reasoning,
+    EventName::ToolCall,
+    EventName::Retrying,
+    EventName::Snapshot,
+    EventName::Done,
+    EventName::Failed,
+    EventName::Cancelled,
+    EventName::Complete,
+];
+
+/// Whatever Redis answers, entries and jobs are taken from it or left out.
+pub(crate) fn entries(input: &[u8]) {
+    let value = value(&mut Input(input), 0);
+    let Page { entries, last, len } = page(value.clone());
+    assert!(entries.len() <= len);
+    assert!(len <= input.len());
+    assert!(last.is_some() || entries.last().is_none_or(|_| len > entries.len()));
+    for (_, stream) in streams(value.clone()) {
+        page(stream);
+    }
+    for raw in raw_entries(value) {
+        let field = raw.field("task").cloned();
+        let delivery = Delivery::from(raw);
+        if let Some(task) = delivery.task {
+            let field = field.expect("a field");
+            let text = std::str::from_utf8(&field).expect("text");
+            assert_eq!(text.parse(), Ok(task));
+        }
+    }
+}
+
+/// Entries in order: a step in IDs, a name, a length and data.
+pub(crate) fn history(input: &[u8]) {
+    let mut input = Input(input);
+    let mut stored: Vec<Entry> = Vec::new();
+    let mut id = EventId::START;
+    while !input.is_empty() {
+        id = match input.byte() {
+            // The next attempt.
+            0 => EventId::new(id.attempt.saturating_add(1), 0),
+            255 => EventId::new(id.attempt, u64::MAX),
+            step => EventId::new(id.attempt, id.seq.saturating_add(u64::from(step))),
+        };
+        if stored.last().is_some_and(|last| id <= last.id) {
+            break;
+        }
+        let name = NAMES[usize::from(input.byte()) % NAMES.len()];
+        let length = usize::from(input.byte());
+        stored.push(Entry { id, name, data: input.bytes(length).to_vec().into() });
+    }
+    let history = History::fold(&stored);
+    let (answer, complete) = folded(&stored);
+    assert_eq!(history.answer, answer);
+    assert_eq!(history.completion.is_some(), complete);
+}
+
+/// The same, in other words: every run without a gap that begins with a reset.
+fn folded(stored: &[Entry]) -> (Answer, bool) {
+    let newest = stored.last().map(|entry| entry.id.attempt);
+    let newest: Vec<_> = stored.iter().filter(|entry| Some(entry.id.attempt) == newest).collect();
+    let (mut answer, mut complete, mut whole) = (Answer::default(), false, None::<EventId>);
+    for entry in newest {
+        let event = Event::decode(entry.name, &entry.data).ok();
+        let follows = whole.is_some_and(|last| last.seq.checked_add(1) == Some(entry.id.seq));
+        whole = (follows || entry.name.is_reset()).then_some(entry.id);
+        match event {
+            Some(event) if whole.is_some() => {
+                answer.apply(&event);
+                complete |= entry.name == EventName::Complete;
+            }
+            _ => whole = None,
+        }
+    }
+    (answer, complete)
+}
