@@ -109,7 +109,7 @@ in_both_modes! {
         let mut reader = app.reader(&posted);
         cursor(&mut reader, "7-3");
         // Never an error; and once the task has ended, there is nothing after.
-        assert_eq!(reader.connect(Cut::AfterBytes(20)).await.expect("connects"), 200);
+        assert_eq!(reader.connect(Cut::AfterBytes(10)).await.expect("connects"), 200);
         app.reaches(&posted, "done").await;
         assert_eq!(reader.connect(Cut::Never).await.expect("connects"), 204);
         let other = app.read(&posted).await;

@@ -65,9 +65,8 @@ pub struct Options {
 /// Entries that one read brings of one stream at most; a full answer is
 /// followed by another read.
 const PAGE: usize = 100;
-/// Subscribers that read pages of their own at the same time. Their answers wait
-/// in one connection's buffer, and Redis closes one whose buffer has 32 MiB
-/// (`client-output-buffer-limit pubsub`), with everybody's hints.
+/// Subscribers that read pages of their own at the same time: their answers wait in
+/// one connection's buffer.
 const CATCHING_UP: usize = 8;
 /// How long a stream with hints may be quiet before a blocking read covers it.
 const QUIET: Duration = Duration::from_secs(1);
@@ -81,7 +80,10 @@ pub struct Tail {
 
 struct Shared {
     streams: Streams,
+    /// Hints, and the reads that they cause.
     link: Link,
+    /// What subscribers read by themselves: nobody's next event waits behind it.
+    catch_up: Link,
     hints: Hints,
     /// Bytes of a mailbox, and of a page: one is filled while the other is written.
     reader_buffer: usize,
@@ -128,7 +130,8 @@ impl Tail {
             let stop = streams.inner.stop.clone();
             Shared {
                 streams: streams.clone(),
-                link: Link::start(streams.inner.client.clone(), Some(on_push), stop),
+                link: Link::start(streams.inner.client.clone(), Some(on_push), stop.clone()),
+                catch_up: Link::start(streams.inner.client.clone(), None, stop),
                 hints: options.hints,
                 reader_buffer: options.reader_buffer / 2,
                 id: Uuid::new_v4(),
@@ -347,7 +350,7 @@ impl Subscription {
     async fn read_page(&self) -> Result<Page> {
         // Never closed, so this can't fail.
         let _turn = self.shared.catching_up.acquire().await.ok();
-        let mut connected = self.shared.link.get(super::PATIENCE).await?;
+        let mut connected = self.shared.catch_up.get(super::PATIENCE).await?;
         let mut command = cmd("XREAD");
         command.arg("COUNT").arg(self.page).arg("STREAMS").arg(&self.feed.key);
         command.arg(self.cursor.to_string());

@@ -123,7 +123,8 @@ async fn case(
             Scene::Drains => {
                 let trap = arm(&stage.redis, &stage.database);
                 stage.start_under_fault();
-                first.connect(Cut::AfterEvents(3)).await.expect("connects");
+                // All that is said may be one event, on a machine that is busy.
+                first.connect(Cut::AfterEvents(2)).await.expect("connects");
                 stage.app.workers[0].signal("TERM");
                 trap
             }

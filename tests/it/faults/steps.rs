@@ -46,7 +46,7 @@ async fn a_lease_is_kept_whatever_happens_while_it_is_renewed() {
         redis("renewal of jobs", renews, [AGAIN; 2], ONCE),
         redis("renewal of streams", |text, _| text.starts_with("PEXPIRE"), [AGAIN; 2], ONCE),
     ];
-    each(Scene::Streams, "[[tokens=100]] [[rate=60]]", "done", &steps).await;
+    each(Scene::Streams, "[[tokens=160]] [[rate=40]]", "done", &steps).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
