@@ -142,6 +142,10 @@ async fn streams_on(weather: Weather) {
     absent.connect(Cut::AfterEvents(5)).await.expect("connects");
     // It streams to its last token, and waits with its end.
     let outage = async {
+        eventually("it is followed", || async {
+            app.metric("rill_streams_opened_total", "").await >= 2.0
+        })
+        .await;
         proxy.weather(weather);
         let key = app.stream_key(&posted);
         let connection = app.redis().await;

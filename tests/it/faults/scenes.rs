@@ -75,7 +75,7 @@ async fn case(
 ) {
     // One that lives must not lose its lease because the machine is busy.
     let (lease, heartbeat) = match fault {
-        Fault::Killed => (1000, "300ms"),
+        Fault::Killed => (1500, "400ms"),
         Fault::Cut => (2000, "600ms"),
     };
     let options = [

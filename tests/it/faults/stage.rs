@@ -134,7 +134,7 @@ async fn proxies(redis_url: &str) -> (Proxy, Proxy) {
 
 /// As short as a lease can be on a machine that is busy.
 pub(super) fn with_short_lease(builder: Builder) -> Builder {
-    builder.with("RILL_LEASE", "1s").with("RILL_HEARTBEAT", "300ms")
+    builder.with("RILL_LEASE", "1500ms").with("RILL_HEARTBEAT", "400ms")
 }
 
 /// Waits until so many workers have been steady for a lease (milliseconds), and
