@@ -15,7 +15,7 @@ forget: ## delete what `make run` has kept, conversations and all
 	@scripts/forget
 
 .PHONY: test
-test: ## every test: rust, page and clients
+test: ## every test: rust, page, clients and guard
 	@scripts/with-services scripts/test
 
 .PHONY: test-rust
@@ -29,6 +29,10 @@ test-page: ## the chat page in headless Chromium
 .PHONY: test-clients
 test-clients: ## third-party SSE clients, across a cut
 	@scripts/with-services scripts/test clients
+
+.PHONY: guard
+guard: ## what a token costs, in counts, against what is committed
+	@scripts/with-services scripts/test guard
 
 .PHONY: fuzz
 fuzz: ## libFuzzer on whatever parses outside input; FUZZ_SECONDS=60 a target, ARGS=chunks

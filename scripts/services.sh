@@ -69,6 +69,8 @@ redis_settings() {
 		dir ./
 		appendonly yes
 		appendfsync everysec
+		# A read walks its node of the stream from the beginning (default: 100).
+		stream-node-max-entries 16
 		save ""
 		maxmemory-policy noeviction
 		daemonize no
@@ -100,7 +102,7 @@ start_postgres() {
     # No Unix socket: its path may not be longer than 107 bytes, the clone's may.
     settings=(-c listen_addresses=127.0.0.1 -c unix_socket_directories=)
     if [ "$DURABLE" = no ]; then
-        settings+=(-c fsync=off -c full_page_writes=off -c max_connections=300
+        settings+=(-c "fsync=${FSYNC:-off}" -c "full_page_writes=${FSYNC:-off}" -c max_connections=300
             -c shared_preload_libraries=pg_stat_statements)
     fi
     for _ in 1 2 3; do

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,6 +76,23 @@ fn open(stores: &Stores, closing: &CancellationToken) -> anyhow::Result<(Store, 
     Ok((store, streams))
 }
 
+/// What opens most files: a connection of a client's each, or one to a model.
+const CONNECTIONS: &str = "--max-connections";
+const CONCURRENCY: &str = "--concurrency";
+
+/// Those, and the stores' connections.
+fn check_files(
+    uses: &[(u32, &'static str)],
+    stores: &Stores,
+    tail: Option<&tail::Options>,
+    checks: &startup::Options,
+) -> Result<(), crate::config::Invalid> {
+    let mut uses = uses.to_vec();
+    uses.push((stores.database.database_connections, "--database-connections"));
+    uses.extend(tail.map(|tail| (tail.blocking_connections, "--blocking-connections")));
+    startup::check_files(&uses, checks)
+}
+
 fn listen(address: std::net::SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
     http::listen(address).with_context(|| {
         format!("can't listen on {address}; is another process there? Choose another with {option}")
@@ -88,8 +106,12 @@ async fn migrate(store: &Store) -> anyhow::Result<()> {
 }
 
 async fn up(options: cli::Up, stop: CancellationToken) -> anyhow::Result<()> {
+    let metrics = metrics::install()?;
     options.worker.validate(options.stores.redis.stream_ttl)?;
     options.api.validate(options.stores.redis.stream_ttl)?;
+    let (api, worker) = (options.api.max_connections, options.worker.concurrency);
+    let files = [(api, CONNECTIONS), (worker, CONCURRENCY)];
+    check_files(&files, &options.stores, Some(&options.tail), &options.checks)?;
     // Asked for first: a port that is taken should not cost a migration.
     let listener = listen(options.api.listen, "--listen (or PORT with make run)")?;
     let closing = CancellationToken::new();
@@ -117,7 +139,8 @@ async fn up(options: cli::Up, stop: CancellationToken) -> anyhow::Result<()> {
     let catalog = Arc::new(catalog);
     let tail = Tail::start(&streams, &options.tail);
     let tasks = Tasks::new(store.clone(), streams, Some(tail.clone()), &options.stores.tasks);
-    let api = serve_api(listener, options.api, tasks.clone(), tail, catalog.clone(), stop.clone())?;
+    let (api, shown) = (options.api, catalog.clone());
+    let api = serve_api(listener, api, tasks.clone(), tail, shown, metrics, stop.clone())?;
     let worker = worker::run(tasks, catalog, options.worker, stop);
     tokio::join!(api, worker);
     close(&closing, &store).await;
@@ -127,7 +150,10 @@ async fn up(options: cli::Up, stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 async fn serve(options: cli::Api, stop: CancellationToken) -> anyhow::Result<()> {
+    let metrics = metrics::install()?;
     options.api.validate(options.stores.redis.stream_ttl)?;
+    let files = [(options.api.max_connections, CONNECTIONS)];
+    check_files(&files, &options.stores, Some(&options.tail), &options.checks)?;
     let listener = listen(options.api.listen, "--listen")?;
     let catalog = Arc::new(options.models.catalog()?);
     let closing = CancellationToken::new();
@@ -135,20 +161,22 @@ async fn serve(options: cli::Api, stop: CancellationToken) -> anyhow::Result<()>
     startup::check(&store, &streams, &options.checks).await?;
     let tail = Tail::start(&streams, &options.tail);
     let tasks = Tasks::new(store.clone(), streams, Some(tail.clone()), &options.stores.tasks);
-    serve_api(listener, options.api, tasks, tail, catalog, stop)?.await;
+    serve_api(listener, options.api, tasks, tail, catalog, metrics, stop)?.await;
     close(&closing, &store).await;
     Ok(())
 }
 
 async fn work(options: cli::Worker, stop: CancellationToken) -> anyhow::Result<()> {
+    let metrics = metrics::install()?;
     options.worker.validate(options.stores.redis.stream_ttl)?;
+    let files = [(options.worker.concurrency, CONCURRENCY)];
+    check_files(&files, &options.stores, None, &options.checks)?;
     let catalog = Arc::new(options.models.catalog()?);
     announce(&catalog);
     let closing = CancellationToken::new();
     let (store, streams) = open(&options.stores, &closing)?;
     startup::check(&store, &streams, &options.checks).await?;
     let tasks = Tasks::new(store.clone(), streams, None, &options.stores.tasks);
-    let metrics = metrics::install()?;
     let probes = TaskTracker::new();
     if let Some(address) = options.metrics_listen {
         let listener = listen(address, "--metrics-listen")?;
@@ -180,6 +208,7 @@ fn serve_api(
     tasks: Tasks,
     tail: tail::Tail,
     catalog: Arc<Catalog>,
+    metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<impl Future<Output = ()>> {
     let address = listener.local_addr()?;
@@ -187,7 +216,7 @@ fn serve_api(
     let state = api::State {
         tasks: tasks.clone(),
         catalog,
-        metrics: metrics::install()?,
+        metrics,
         shutdown: stop.clone(),
         options: Arc::new(options),
     };

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::{Args, Parser, Subcommand};
 
 use crate::model::{catalog, simulator};
-use crate::{api, operate, store, streams, tasks, telemetry, worker};
+use crate::{api, operate, runtime, store, streams, tasks, telemetry, worker};
 
 /// Durable, resumable LLM token streams, native to Redis Streams.
 ///
@@ -22,6 +22,9 @@ pub struct Cli {
     /// How it logs.
     #[command(flatten)]
     pub telemetry: telemetry::Options,
+    /// What it runs on.
+    #[command(flatten)]
+    pub runtime: runtime::Options,
 }
 
 /// What a process can be.

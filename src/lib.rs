@@ -20,7 +20,8 @@
 //! | [`http`] | the accept loop under the API and the simulator | `hyper`, `poem` |
 //! | [`cli`], [`app`] | options and roles; one function a role puts the parts together | everything |
 //! | `fuzz` | targets for whatever parses outside input; in tests and for `make fuzz` only | the parsers |
-//! | [`config`], [`telemetry`], [`metrics`], [`shutdown`], [`log_limit`] | what all of them share | |
+//! | `hot` | the steps of a token, to be counted and timed alone; in benches and `tests/guard` only | those steps |
+//! | [`config`], [`runtime`], [`telemetry`], [`metrics`], [`shutdown`], [`log_limit`] | what all of them share | |
 //!
 //! `domain ← {store | streams | model} ← tasks ← {worker | api | operate | cli} ← app ← main`:
 //! an arrow points at what is known, and those between bars don't know each
@@ -77,11 +78,14 @@ pub mod config;
 pub mod domain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+#[doc(hidden)]
+pub mod hot;
 pub mod http;
 pub mod log_limit;
 pub mod metrics;
 pub mod model;
 pub mod operate;
+pub mod runtime;
 pub mod shutdown;
 pub mod store;
 pub mod streams;

@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
     let cli = rill::cli::Cli::parse();
     // The only TLS provider; see Cargo.toml.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match rill::app::run(cli).await {
+    match cli.runtime.start().and_then(|runtime| runtime.block_on(rill::app::run(cli))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // For people: what is wrong and what to do, without a backtrace.

@@ -1,10 +1,13 @@
 //! Every metric that rill exports, one function each, so that a name and its
 //! labels are written once. Labels have few values: never an ID.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+
+use crate::domain::EventName;
 
 /// Bucket bounds in seconds: from a local append to a long answer.
 const SECONDS: &[f64] = &[
@@ -12,13 +15,46 @@ const SECONDS: &[f64] = &[
     60.0, 300.0,
 ];
 
-/// Installs the recorder of this process; what it holds is served at `/metrics`.
+/// How often samples are put into their buckets: until then, each is kept.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// Installs the recorder of this process; what it holds is served at
+/// `/metrics`. Before anything is counted: what is counted for each event finds
+/// its place once. Needs a runtime.
 ///
 /// # Errors
 /// When a recorder is installed already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
-    PrometheusBuilder::new().set_buckets(SECONDS)?.install_recorder()
+    let handle = PrometheusBuilder::new().set_buckets(SECONDS)?.install_recorder()?;
+    let upkeep = handle.clone();
+    // Whether anyone asks for the metrics or not: memory is bounded.
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(handle)
 }
+
+/// What is counted for each event: looking a metric up by its name and labels
+/// costs as much as the rest of an append's own work.
+struct Hot {
+    appended: Vec<(EventName, Counter)>,
+    append_duration: Histogram,
+    sent: Counter,
+    entries: Counter,
+}
+
+static HOT: LazyLock<Hot> = LazyLock::new(|| Hot {
+    appended: EventName::ALL
+        .into_iter()
+        .map(|name| (name, counter!("rill_events_appended_total", "event" => name.as_str())))
+        .collect(),
+    append_duration: histogram!("rill_append_duration_seconds"),
+    sent: counter!("rill_events_sent_total"),
+    entries: counter!("rill_tail_entries_total"),
+});
 
 /// A message was committed and its task will end.
 pub fn task_accepted() {
@@ -49,9 +85,11 @@ pub fn first_token(after: Duration) {
 }
 
 /// An event is in its stream.
-pub fn event_appended(event: &'static str, took: Duration) {
-    counter!("rill_events_appended_total", "event" => event).increment(1);
-    histogram!("rill_append_duration_seconds").record(took);
+pub fn event_appended(event: EventName, took: Duration) {
+    if let Some((_, counter)) = HOT.appended.iter().find(|(name, _)| *name == event) {
+        counter.increment(1);
+    }
+    HOT.append_duration.record(took);
 }
 
 /// An append was refused or its outcome is unknown.
@@ -61,13 +99,14 @@ pub fn append_error(kind: &'static str) {
 
 /// Events were handed to a reader's connection.
 pub fn events_sent(count: u64) {
-    counter!("rill_events_sent_total").increment(count);
+    HOT.sent.increment(count);
 }
 
 /// One read of task streams brought `entries`.
 pub fn tail_read(way: &'static str, entries: usize) {
     counter!("rill_tail_reads_total", "way" => way).increment(1);
-    counter!("rill_tail_entries_total").increment(entries as u64);
+    counter!("rill_tail_empty_reads_total", "way" => way).increment(u64::from(entries == 0));
+    HOT.entries.increment(entries as u64);
 }
 
 /// Task streams that this process follows.

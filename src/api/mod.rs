@@ -31,7 +31,7 @@ mod request_id;
 #[cfg(any(test, fuzzing))]
 #[path = "../../tests/it/support/sse_grammar.rs"]
 mod sse_grammar;
-mod stream;
+pub(crate) mod stream;
 mod tasks;
 mod union;
 

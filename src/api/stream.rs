@@ -17,8 +17,8 @@ use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaSchemaRef, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, OpenApi, param::Path, param::Query};
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tracing::Instrument;
 
 use super::events::TaskEvent;
 use super::extract::{Account, RawHeader};
@@ -54,13 +54,17 @@ pub(super) fn cursor(header: Option<&[u8]>, query: Option<&str>) -> Result<Event
 /// break, so it can't end its frame early.
 fn encode(entry: &Entry, out: &mut BytesMut) {
     debug_assert!(!entry.data.iter().any(|b| matches!(b, b'\n' | b'\r')), "data of several lines");
-    out.put_slice(format!("id: {}\nevent: {}\ndata: ", entry.id, entry.name).as_bytes());
+    out.put_slice(b"id: ");
+    out.put_slice(entry.id.text().as_bytes());
+    out.put_slice(b"\nevent: ");
+    out.put_slice(entry.name.as_str().as_bytes());
+    out.put_slice(b"\ndata: ");
     out.put_slice(&entry.data);
     out.put_slice(b"\n\n");
 }
 
 /// All events of one read in one piece, so that they leave in one write.
-pub(super) fn encode_all(entries: &[Entry]) -> Bytes {
+pub(crate) fn encode_all(entries: &[Entry]) -> Bytes {
     /// More than `id`, `event`, `data` and their values but the data take.
     const FRAME: usize = 64;
     let size = entries.iter().map(|entry| entry.data.len() + FRAME).sum();
@@ -87,6 +91,11 @@ impl Source for Box<Reader> {
 struct Open<S> {
     source: S,
     silence: Duration,
+    /// When something was written last.
+    written: Instant,
+    /// Fires when there may have been silence for too long: moved when it
+    /// fires, as moving it at each event would cost more than the event.
+    comment: Pin<Box<Sleep>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     greeted: bool,
     _counted: InFlight,
@@ -99,16 +108,28 @@ impl<S: Source> Open<S> {
             let retry = rand::random_range(RETRY);
             return Some(format!("retry: {retry}\n:\n\n").into());
         }
-        tokio::select! {
-            biased;
-            () = &mut self.shutdown => None,
-            read = tokio::time::timeout(self.silence, self.source.next()) => match read {
-                Ok(entries) => entries.map(|entries| {
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut self.shutdown => return None,
+                entries = self.source.next() => {
+                    let entries = entries?;
+                    self.written = Instant::now();
                     metrics::events_sent(entries.len() as u64);
-                    encode_all(&entries)
-                }),
-                Err(_) => Some(Bytes::from_static(COMMENT)),
-            },
+                    return Some(encode_all(&entries));
+                }
+                () = &mut self.comment => {
+                    let now = Instant::now();
+                    let silent = now.duration_since(self.written) >= self.silence;
+                    if silent {
+                        self.written = now;
+                    }
+                    self.comment.as_mut().reset(self.written + self.silence);
+                    if silent {
+                        return Some(Bytes::from_static(COMMENT));
+                    }
+                }
+            }
         }
     }
 }
@@ -120,18 +141,19 @@ fn body<S: Source>(
     silence: Duration,
     shutdown: &CancellationToken,
 ) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static {
+    let now = Instant::now();
     let open = Open {
         source,
         silence,
+        written: now,
+        comment: Box::pin(tokio::time::sleep_until(now + silence)),
         shutdown: Box::pin(shutdown.clone().cancelled_owned()),
         greeted: false,
         _counted: metrics::reader(),
     };
-    // The request's span ends with the head; what is logged later belongs to it.
-    let span = tracing::Span::current();
-    futures_util::stream::unfold((open, span), |(mut open, span)| async {
-        let bytes = open.next().instrument(span.clone()).await?;
-        Some((Ok(bytes), (open, span)))
+    futures_util::stream::unfold(open, async |mut open| {
+        let bytes = open.next().await?;
+        Some((Ok(bytes), open))
     })
 }
 

@@ -69,7 +69,8 @@ impl Answer {
         }
     }
 
-    fn apply_tool_call(&mut self, delta: &ToolCallDelta) {
+    /// Adds a piece of a tool call.
+    pub fn apply_tool_call(&mut self, delta: &ToolCallDelta) {
         let at = match self.tool_calls.binary_search_by_key(&delta.index, |call| call.index) {
             Ok(at) => at,
             Err(at) => {

@@ -67,6 +67,20 @@ pub enum EventName {
 }
 
 impl EventName {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Started,
+        Self::Delta,
+        Self::Reasoning,
+        Self::ToolCall,
+        Self::Retrying,
+        Self::Snapshot,
+        Self::Done,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Complete,
+    ];
+
     /// As written in Redis and in `event:`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -109,19 +123,8 @@ impl FromStr for EventName {
     type Err = UnknownEventName;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        Ok(match s {
-            "started" => Self::Started,
-            "delta" => Self::Delta,
-            "reasoning" => Self::Reasoning,
-            "tool_call" => Self::ToolCall,
-            "retrying" => Self::Retrying,
-            "snapshot" => Self::Snapshot,
-            "done" => Self::Done,
-            "failed" => Self::Failed,
-            "cancelled" => Self::Cancelled,
-            "complete" => Self::Complete,
-            other => return Err(UnknownEventName(other.to_owned())),
-        })
+        let known = Self::ALL.into_iter().find(|name| name.as_str() == s);
+        known.ok_or_else(|| UnknownEventName(s.to_owned()))
     }
 }
 
@@ -204,6 +207,25 @@ pub struct Encoded {
     pub data: String,
 }
 
+impl Encoded {
+    /// [`Event::Delta`], encoded.
+    pub fn delta(text: &str) -> Self {
+        Self { name: EventName::Delta, data: json(&TextData { text: text.into() }) }
+    }
+
+    /// [`Event::Reasoning`], encoded.
+    pub fn reasoning(text: &str) -> Self {
+        Self { name: EventName::Reasoning, data: json(&TextData { text: text.into() }) }
+    }
+}
+
+/// JSON in one line.
+fn json(value: &impl Serialize) -> String {
+    // serde_json fails on maps with keys that aren't strings and on failing
+    // `Serialize`s; what is encoded here has neither.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
 /// Stored data that is not what its name says.
 #[derive(Debug, thiserror::Error)]
 #[error("the data of a stored {name} event is not what it should be: {source}")]
@@ -280,18 +302,12 @@ impl Event {
     /// The form that is stored and sent. The data has no raw line break or
     /// other control character: JSON escapes them.
     pub fn encode(&self) -> Encoded {
-        // serde_json fails on maps with keys that aren't strings and on
-        // failing `Serialize`s; these types have neither.
-        fn json(value: &impl Serialize) -> String {
-            serde_json::to_string(value).unwrap_or_default()
-        }
         let data = match self {
             Self::Started { attempt, model } => {
                 json(&StartedData { attempt: *attempt, model: model.into() })
             }
-            Self::Delta { text } | Self::Reasoning { text } => {
-                json(&TextData { text: text.into() })
-            }
+            Self::Delta { text } => return Encoded::delta(text),
+            Self::Reasoning { text } => return Encoded::reasoning(text),
             Self::ToolCall(delta) => json(delta),
             Self::Retrying { attempt, code, retry_in_ms } => json(&RetryingData {
                 attempt: *attempt,

@@ -1,6 +1,7 @@
 //! The event ID: cursor, Redis stream ID, SSE `id:` and fencing token in one.
 
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
 
 /// `<attempt>-<seq>`, for example `2-17`.
@@ -29,6 +30,15 @@ impl EventId {
         Self { attempt, seq }
     }
 
+    /// The ID as it is written everywhere.
+    pub fn text(self) -> EventIdText {
+        let mut text = EventIdText { bytes: [0; EventIdText::MAX], len: 0 };
+        text.push(itoa::Buffer::new().format(self.attempt));
+        text.push("-");
+        text.push(itoa::Buffer::new().format(self.seq));
+        text
+    }
+
     /// The one that follows in the same attempt.
     pub const fn next(self) -> Self {
         Self::new(self.attempt, self.seq + 1)
@@ -46,7 +56,34 @@ impl EventId {
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.attempt, self.seq)
+        f.pad(&self.text())
+    }
+}
+
+/// An ID as it is written, without an allocation: two for each event would be
+/// most of what reading and framing it costs.
+#[derive(Clone, Copy)]
+pub struct EventIdText {
+    bytes: [u8; Self::MAX],
+    len: usize,
+}
+
+impl EventIdText {
+    /// The digits of a `u32` and a `u64`, and the dash.
+    const MAX: usize = 10 + 1 + 20;
+
+    fn push(&mut self, part: &str) {
+        self.bytes[self.len..self.len + part.len()].copy_from_slice(part.as_bytes());
+        self.len += part.len();
+    }
+}
+
+impl Deref for EventIdText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        // Digits and a dash are UTF-8.
+        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
     }
 }
 

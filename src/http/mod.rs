@@ -7,6 +7,11 @@
 //! connection by sending or reading slowly. It speaks HTTP/1.1 and HTTP/2
 //! without TLS, told apart by the first bytes; TLS is a proxy's business.
 //!
+//! Most connections are streams on which little happens, so what one holds is
+//! kept small: what only a request needs is freed when it is answered, and the
+//! first bytes are looked at in the kernel. (Read and given back, they make
+//! hyper's read buffer twice as large for the connection's whole life.)
+//!
 //! [`serve`] owns its listener and every connection's task. It returns when
 //! `shutdown` was asked for and the last connection is gone, which takes at
 //! most [`Limits::drain_timeout`]. Endpoints end their endless streams by the
@@ -33,6 +38,7 @@ use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, IntoEndpoint, Request};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -55,6 +61,9 @@ const SEND_BUFFER: u32 = 64 * 1024;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
+
+/// What an HTTP/2 client begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 static CROWDED: LogLimit = LogLimit::new();
 static NOT_ACCEPTED: LogLimit = LogLimit::new();
@@ -171,10 +180,22 @@ fn concerns_one_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
+/// Whether a connection's first bytes tell that it is not HTTP/2. They stay to
+/// be read. False while there are too few of them: hyper-util then waits.
+async fn begins_as_http1(socket: &TcpStream) -> bool {
+    let mut first = [0; PREFACE.len()];
+    // Nothing: the peer is gone, which reading will tell.
+    let count = socket.peek(&mut first).await.unwrap_or(0);
+    !PREFACE.starts_with(&first[..count])
+}
+
 /// What all connections share.
 struct Server<E> {
     endpoint: Arc<E>,
-    protocol: auto::Builder<TokioExecutor>,
+    /// Finds out which version is spoken.
+    either: auto::Builder<TokioExecutor>,
+    /// Was told.
+    http1: auto::Builder<TokioExecutor>,
     limits: Limits,
     shutdown: CancellationToken,
 }
@@ -194,7 +215,8 @@ impl<E: Endpoint + 'static> Server<E> {
             .keep_alive_timeout(PING)
             .max_send_buf_size(limits.max_buffer)
             .max_concurrent_streams(limits.max_streams);
-        Self { endpoint: Arc::new(endpoint), protocol, limits, shutdown }
+        let http1 = protocol.clone().http1_only();
+        Self { endpoint: Arc::new(endpoint), either: protocol, http1, limits, shutdown }
     }
 
     /// One connection, from its first byte to its end.
@@ -204,6 +226,14 @@ impl<E: Endpoint + 'static> Server<E> {
         // Tokens are small and must not wait for each other. Failing here
         // means that the peer is gone, which reading will tell.
         let _ = socket.set_nodelay(true);
+        // hyper's own time-out begins once it knows the protocol. Before that,
+        // and in HTTP/2 before the first request, this one holds.
+        let deadline = Instant::now() + self.limits.header_read_timeout;
+        let protocol = tokio::select! {
+            http1 = begins_as_http1(&socket) => if http1 { &self.http1 } else { &self.either },
+            () = tokio::time::sleep_until(deadline) => return log_silence(peer),
+            () = self.shutdown.cancelled() => return,
+        };
         let mut io = TimeoutStream::new(socket);
         io.set_write_timeout(Some(self.limits.write_timeout));
         let io = TokioIo::new(Box::pin(io));
@@ -217,27 +247,26 @@ impl<E: Endpoint + 'static> Server<E> {
                 requested.store(true, Ordering::Relaxed);
                 let endpoint = endpoint.clone();
                 let addresses = (LocalAddr(Addr::from(local)), RemoteAddr(Addr::from(peer)));
-                async move {
+                // Boxed, as hyper keeps its place for the connection's whole life.
+                Box::pin(async move {
                     let request = Request::from((request, addresses.0, addresses.1, Scheme::HTTP));
                     let request = body::limit(request, max_body);
                     let response: hyper::Response<_> = endpoint.get_response(request).await.into();
                     Ok::<_, Infallible>(response)
-                }
+                })
             }
         });
-        let mut connection = pin!(self.protocol.serve_connection(io, service));
+        let mut connection = pin!(protocol.serve_connection(io, service));
 
-        // hyper's own time-out begins once it knows the protocol. Before that,
-        // and in HTTP/2 before the first request, this one holds.
         let silent = async {
-            tokio::time::sleep(self.limits.header_read_timeout).await;
+            tokio::time::sleep_until(deadline).await;
             if requested.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
         };
         tokio::select! {
             result = connection.as_mut() => return log_end(peer, result),
-            () = silent => return tracing::debug!(%peer, "cut off: sent no request in time"),
+            () = silent => return log_silence(peer),
             () = self.shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
         }
         match tokio::time::timeout(self.limits.drain_timeout, connection).await {
@@ -245,6 +274,10 @@ impl<E: Endpoint + 'static> Server<E> {
             Err(_) => tracing::warn!(%peer, "cut off: did not end in time at shutdown"),
         }
     }
+}
+
+fn log_silence(peer: SocketAddr) {
+    tracing::debug!(%peer, "cut off: sent no request in time");
 }
 
 /// Clients come and go as they like: nothing here is an error of ours.

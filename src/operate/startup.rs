@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::config::{Finding, Invalid};
 use crate::store::Store;
 use crate::streams::Streams;
@@ -27,7 +29,7 @@ pub enum Checks {
 #[command(next_help_heading = "Checks")]
 #[group(skip)]
 pub struct Options {
-    /// What to do at start about settings of Redis or PostgreSQL that would break a promise
+    /// What to do at start about settings of Redis or PostgreSQL, or a limit of open files, that would break a promise
     #[arg(long, env = "RILL_CHECKS", default_value = "refuse")]
     pub checks: Checks,
 }
@@ -36,6 +38,45 @@ pub struct Options {
 const AT_START: Duration = Duration::from_secs(2);
 /// How long between tries, and between looks at Redis.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// Files that a process has open beside those that options speak of: logs,
+/// listeners, the runtime's own, connections to Redis that are shared.
+const OTHER_FILES: u64 = 64;
+
+/// Sees to it that the process may have as many files open as its options can
+/// make it open, each a number and its option. Raises its limit where it may.
+///
+/// # Errors
+/// With what to do, where it could run out of them: it would accept nobody, and
+/// could not connect to the stores again either.
+pub fn check_files(uses: &[(u32, &str)], options: &Options) -> Result<(), Invalid> {
+    let needed = uses.iter().map(|(count, _)| u64::from(*count)).sum::<u64>() + OTHER_FILES;
+    let limit = getrlimit(Resource::Nofile);
+    let mut allowed = limit.current;
+    if allowed.is_some_and(|allowed| allowed < needed) {
+        // Where there is no hard limit, the system has one that it doesn't tell.
+        let most = Some(limit.maximum.unwrap_or(needed));
+        match setrlimit(Resource::Nofile, Rlimit { current: most, maximum: limit.maximum }) {
+            Ok(()) => allowed = most,
+            Err(error) => tracing::debug!(%error, "the limit of open files can't be raised"),
+        }
+    }
+    match options.checks {
+        Checks::Off => Ok(()),
+        checks => judge(too_few_files(uses, needed, allowed).into_iter().collect(), checks),
+    }
+}
+
+fn too_few_files(uses: &[(u32, &str)], needed: u64, allowed: Option<u64>) -> Option<Finding> {
+    let allowed = allowed.filter(|allowed| *allowed < needed)?;
+    let uses: Vec<_> = uses.iter().map(|(count, option)| format!("{option} {count}")).collect();
+    Some(Finding::breaking(format!(
+        "this process may have {allowed} files open and could need {needed} ({}, and \
+         {OTHER_FILES} of its own): raise its limit (ulimit -n, LimitNOFILE=, --ulimit nofile=) \
+         or lower these options",
+        uses.join(", ")
+    )))
+}
 
 /// Looks at both servers, logs what is odd, and goes on looking at those that
 /// were not there.
@@ -78,7 +119,12 @@ pub async fn check(store: &Store, streams: &Streams, options: &Options) -> Resul
         tracing::warn!("Redis is not there yet; it is checked when it is");
     }
     tokio::spawn(check_streams_again(streams.clone(), seen.0, seen.1));
-    let refuse = options.checks == Checks::Refuse;
+    judge(found, options.checks)
+}
+
+/// Logs what was found, or refuses to start.
+fn judge(found: Vec<Finding>, checks: Checks) -> Result<(), Invalid> {
+    let refuse = checks == Checks::Refuse;
     let (breaking, weak): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|finding| finding.breaks && refuse);
     for finding in weak {
@@ -124,5 +170,41 @@ fn log(finding: &Finding) {
     match finding.breaks {
         true => tracing::error!("{}", finding.text),
         false => tracing::warn!("{}", finding.text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_need_more_files_than_are_allowed_are_named() {
+        let uses = [(1000, "--max-connections"), (10, "--database-connections")];
+        assert_eq!(too_few_files(&uses, 1074, None), None);
+        assert_eq!(too_few_files(&uses, 1074, Some(1074)), None);
+        let found = too_few_files(&uses, 1074, Some(1024)).expect("a finding");
+        assert!(found.breaks);
+        for part in ["1024 files", "need 1074", "--max-connections 1000", "--database-connections"]
+        {
+            assert!(found.text.contains(part), "{part}: {}", found.text);
+        }
+    }
+
+    #[test]
+    fn a_start_that_can_t_have_its_files_is_refused_unless_told_otherwise() {
+        let hard = getrlimit(Resource::Nofile).maximum;
+        if hard.is_none_or(|hard| hard > u64::from(u32::MAX)) {
+            return;
+        }
+        let check = |checks| check_files(&[(u32::MAX, "--max-connections")], &Options { checks });
+        let refused = check(Checks::Refuse).expect_err("too many").to_string();
+        assert!(refused.contains("RILL_CHECKS=warn"), "{refused}");
+        assert_eq!((check(Checks::Warn), check(Checks::Off)), (Ok(()), Ok(())));
+        // What could be had was taken.
+        assert_eq!(getrlimit(Resource::Nofile).current, hard);
+        assert_eq!(
+            check_files(&[(1, "--max-connections")], &Options { checks: Checks::Refuse }),
+            Ok(())
+        );
     }
 }

@@ -41,37 +41,26 @@ fn text(value: Value) -> Option<String> {
 }
 
 /// The pairs of a map, or of a flat array: RESP3 and RESP2 differ.
-fn pairs(value: Value) -> Vec<(Value, Value)> {
-    match value {
-        Value::Map(pairs) => pairs,
-        Value::Array(values) => {
-            let mut pairs = Vec::with_capacity(values.len() / 2);
-            let mut values = values.into_iter();
-            while let (Some(key), Some(value)) = (values.next(), values.next()) {
-                pairs.push((key, value));
-            }
-            pairs
-        }
-        _ => Vec::new(),
-    }
+fn pairs(value: Value) -> impl Iterator<Item = (Value, Value)> {
+    let (map, flat) = match value {
+        Value::Map(pairs) => (pairs, Vec::new()),
+        Value::Array(values) => (Vec::new(), values),
+        _ => (Vec::new(), Vec::new()),
+    };
+    let mut flat = flat.into_iter();
+    let flat = std::iter::from_fn(move || Some((flat.next()?, flat.next()?)));
+    map.into_iter().chain(flat)
 }
 
-/// `[[id, [field, value, …]], …]`. A deleted entry (nil, or with nil for
-/// its fields) is left out.
+/// `[[id, [field, value, …]], …]`. A deleted entry is left out.
 pub(super) fn raw_entries(value: Value) -> Vec<RawEntry> {
     let Value::Array(entries) = value else { return Vec::new() };
     entries
         .into_iter()
         .filter_map(|entry| {
-            let Value::Array(parts) = entry else { return None };
-            let mut parts = parts.into_iter();
-            let id = text(parts.next()?)?;
-            let fields = match parts.next()? {
-                Value::Nil => return None,
-                fields => pairs(fields),
-            };
-            let fields = fields
-                .into_iter()
+            let (id, fields) = parts(entry)?;
+            let id = String::from_utf8(id.into()).ok()?;
+            let fields = pairs(fields)
                 .filter_map(|(field, value)| Some((bytes(field)?, bytes(value)?)))
                 .collect();
             Some(RawEntry { id, fields })
@@ -91,19 +80,41 @@ pub(super) struct Page {
 /// Events of a task's stream. What isn't one (a newer rill's event, somebody
 /// else's entry) is left out, and shows to readers as a gap.
 pub(super) fn page(value: Value) -> Page {
-    let raw = raw_entries(value);
-    let last = raw.last().and_then(|entry| entry.id.parse().ok());
-    let len = raw.len();
-    let entries = raw
-        .into_iter()
-        .filter_map(|raw| {
-            let id = raw.id.parse().ok()?;
-            let name = std::str::from_utf8(raw.field("e")?).ok()?.parse().ok()?;
-            let data = raw.field("d")?.clone();
-            Some(Entry { id, name, data })
-        })
-        .collect();
+    let Value::Array(stream) = value else {
+        return Page { entries: Vec::new(), last: None, len: 0 };
+    };
+    let (mut last, mut len) = (None, 0);
+    let mut entries = Vec::with_capacity(stream.len());
+    for entry in stream {
+        let Some((id, fields)) = parts(entry) else { continue };
+        len += 1;
+        last = std::str::from_utf8(&id).ok().and_then(|id| id.parse().ok());
+        entries.extend(last.and_then(|id| event(id, fields)));
+    }
     Page { entries, last, len }
+}
+
+/// An entry's ID and its fields; nothing if it was deleted (nil, or with nil
+/// for its fields).
+fn parts(entry: Value) -> Option<(Bytes, Value)> {
+    let Value::Array(parts) = entry else { return None };
+    let mut parts = parts.into_iter();
+    let id = bytes(parts.next()?)?;
+    parts.next().filter(|fields| *fields != Value::Nil).map(|fields| (id, fields))
+}
+
+/// The event that an entry's fields are.
+fn event(id: EventId, fields: Value) -> Option<Entry> {
+    let (mut name, mut data) = (None, None);
+    for (field, value) in pairs(fields) {
+        let (Some(field), Some(value)) = (bytes(field), bytes(value)) else { continue };
+        match &*field {
+            b"e" if name.is_none() => name = std::str::from_utf8(&value).ok()?.parse().ok(),
+            b"d" if data.is_none() => data = Some(value),
+            _ => {}
+        }
+    }
+    Some(Entry { id, name: name?, data: data? })
 }
 
 /// The streams of an `XREAD` reply, by key. Nil (nothing new) is none.

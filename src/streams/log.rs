@@ -10,7 +10,7 @@ pub(crate) mod place;
 
 use std::time::{Duration, Instant};
 
-use redis::{Pipeline, Value, cmd};
+use redis::{Cmd, Pipeline, Value, cmd};
 
 use place::Place;
 
@@ -119,7 +119,7 @@ impl Log {
             match self.try_append(event, create).await {
                 Try::Confirmed(generation) => {
                     let id = self.place.confirmed(event.name, generation);
-                    metrics::event_appended(event.name.as_str(), started.elapsed());
+                    metrics::event_appended(event.name, started.elapsed());
                     return Ok(id);
                 }
                 Try::Stopped(stopped) => {
@@ -146,12 +146,11 @@ impl Log {
         };
         self.place.sending();
         let next = self.place.next();
-        let id = next.to_string();
         let answer = if create {
             add_and_expire(&mut connected, &self.streams, &self.key, &self.wake, &[(next, event)])
                 .await
         } else {
-            self.add(&mut connected, &id, event).await
+            self.add(&mut connected, next, event).await
         };
         match answer {
             Ok(true) => Try::Confirmed(connected.generation),
@@ -162,21 +161,27 @@ impl Log {
     }
 
     /// `XADD … NOMKSTREAM` and the hint in one round trip. False: no stream.
-    async fn add(&self, connected: &mut Connected, id: &str, event: &Encoded) -> Result<bool> {
-        let mut commands = Pipeline::with_capacity(2);
-        commands
-            .cmd("XADD")
+    async fn add(&self, connected: &mut Connected, id: EventId, event: &Encoded) -> Result<bool> {
+        /// Bytes and arguments of both commands beside what varies.
+        const BYTES: usize = 64;
+        const ARGUMENTS: usize = 11;
+        let id = id.text();
+        let mut add = Cmd::with_capacity(ARGUMENTS, self.key.len() + event.data.len() + BYTES);
+        add.arg("XADD")
             .arg(&self.key)
             .arg("NOMKSTREAM")
             .arg("MAXLEN")
             .arg("~")
             .arg(self.streams.inner.maxlen)
-            .arg(id)
+            .arg(&*id)
             .arg("e")
             .arg(event.name.as_str())
             .arg("d")
             .arg(&event.data);
-        commands.cmd("PUBLISH").arg(&self.wake).arg(id);
+        let mut hint = Cmd::with_capacity(3, self.wake.len() + BYTES);
+        hint.arg("PUBLISH").arg(&self.wake).arg(&*id);
+        let mut commands = Pipeline::with_capacity(2);
+        commands.add_command(add).add_command(hint);
         // A hint that fails costs a second, no event: only XADD's answer counts.
         let added = connected.send_all(&commands, 2).await?.into_iter().next();
         Ok(!matches!(answered(added.unwrap_or(Value::Nil))?, Value::Nil))
@@ -287,7 +292,7 @@ impl Streams {
         match add_and_expire(&mut connected, self, &key, &wake, &events).await {
             Ok(_) => {
                 if let Some((_, event)) = events.last() {
-                    metrics::event_appended(event.name.as_str(), started.elapsed());
+                    metrics::event_appended(event.name, started.elapsed());
                 }
                 Ok(())
             }

@@ -37,7 +37,7 @@ use link::{Connected, Link};
 #[command(next_help_heading = "Redis")]
 #[group(skip)]
 pub struct Address {
-    /// Where Redis is: redis://user:password@host:port/db (rediss:// with TLS)
+    /// Where Redis is: redis://user:password@host:port/db, rediss:// with TLS, unix:///path on the same machine
     #[arg(
         long,
         global = true,

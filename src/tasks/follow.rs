@@ -99,7 +99,8 @@ impl Reader {
         loop {
             match &mut self.source {
                 Source::Nothing => return None,
-                Source::Database => self.source = self.ask().await,
+                // Boxed, as a stream seldom comes here and would keep the place for ever.
+                Source::Database => self.source = Box::pin(self.ask()).await,
                 Source::End(end) => {
                     let events = from_database(end, self.sent);
                     self.source = Source::Nothing;
@@ -158,6 +159,11 @@ fn sift(splice: &mut Splice, entries: Vec<Entry>) -> (Vec<Entry>, Option<Source>
         }
     }
     (events, None)
+}
+
+/// Those of the entries that are to be sent; for [`crate::hot`].
+pub(crate) fn forwarded(splice: &mut Splice, entries: Vec<Entry>) -> Vec<Entry> {
+    sift(splice, entries).0
 }
 
 /// The whole answer and the end, as PostgreSQL has them. Who has everything up

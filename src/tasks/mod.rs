@@ -17,6 +17,7 @@ use std::time::Duration;
 pub use crate::streams::Entry;
 pub use accept::{Accepted, Submission};
 pub use end::Conclusion;
+pub(crate) use follow::forwarded;
 pub use follow::{Follow, Reader, watch_ends};
 pub use requeue::Requeued;
 

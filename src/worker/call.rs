@@ -4,16 +4,19 @@
 //! attempt, with jittered back-off and honouring `Retry-After`. After it, the
 //! reader has seen text that can't be continued, and the attempt fails.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::domain::Usage;
 use crate::domain::answer::Completion;
 use crate::domain::task::code;
 use crate::model::{ChatModel, ChatRequest, Delta, DeltaStream, ModelError};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::Options;
 
@@ -27,6 +30,9 @@ pub(super) struct Call {
     source: DeltaStream,
     /// When the model has been silent for too long.
     silent_at: Instant,
+    /// Rings then or before: each token moves `silent_at`, and the alarm only
+    /// once it rings. (The runtime's timers are behind a lock.)
+    alarm: Pin<Box<Sleep>>,
     idle_timeout: Duration,
     retry: crate::domain::retry::Backoff,
     max_failures: u32,
@@ -55,11 +61,13 @@ impl Call {
         options: &Options,
     ) -> Self {
         let source = open(model.clone(), request.clone(), Duration::ZERO);
+        let silent_at = Instant::now() + options.model_idle_timeout;
         Self {
             model,
             request,
             source,
-            silent_at: Instant::now() + options.model_idle_timeout,
+            silent_at,
+            alarm: Box::pin(tokio::time::sleep_until(silent_at)),
             idle_timeout: options.model_idle_timeout,
             retry: options.backoff(),
             max_failures: options.max_failures,
@@ -79,44 +87,63 @@ impl Call {
         self.usage
     }
 
-    /// Waits for what comes next. May be dropped and called again.
-    pub(super) async fn next(&mut self) -> Said {
+    /// What comes next.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Said> {
         loop {
-            let item = match tokio::time::timeout_at(self.silent_at, self.source.next()).await {
-                Ok(item) => item,
-                Err(_) => Some(Err(self.silence())),
-            };
+            let item = ready!(self.poll_item(cx));
             match item {
                 Some(Ok(delta)) => {
-                    self.silent_at = Instant::now() + self.idle_timeout;
+                    self.wait_until(Instant::now() + self.idle_timeout);
                     match delta {
                         Delta::Finish(reason) => {
                             self.finish_reason = Some(reason);
-                            self.silent_at = Instant::now() + USAGE_WAIT.min(self.idle_timeout);
+                            self.wait_until(Instant::now() + USAGE_WAIT.min(self.idle_timeout));
                         }
                         Delta::Usage(usage) => self.usage = Some(usage),
                         piece => {
                             self.said_something = true;
-                            return Said::Piece(piece);
+                            return Poll::Ready(Said::Piece(piece));
                         }
                     }
                 }
                 // Finished is finished, even if the usage never came.
                 None | Some(Err(_)) if self.finish_reason.is_some() => {
                     let finish_reason = self.finish_reason.take().unwrap_or_default();
-                    return Said::Complete(Completion { finish_reason, usage: self.usage });
+                    let usage = self.usage;
+                    return Poll::Ready(Said::Complete(Completion { finish_reason, usage }));
                 }
                 None => {
                     if let Some(failed) = self.fail(incomplete()) {
-                        return failed;
+                        return Poll::Ready(failed);
                     }
                 }
                 Some(Err(error)) => {
                     if let Some(failed) = self.fail(error) {
-                        return failed;
+                        return Poll::Ready(failed);
                     }
                 }
             }
+        }
+    }
+
+    /// What the source brings, or the error that it brings nothing.
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delta, ModelError>>> {
+        if let Poll::Ready(item) = self.source.poll_next_unpin(cx) {
+            return Poll::Ready(item);
+        }
+        loop {
+            ready!(self.alarm.poll_unpin(cx));
+            if self.alarm.deadline() >= self.silent_at {
+                return Poll::Ready(Some(Err(self.silence())));
+            }
+            self.alarm.as_mut().reset(self.silent_at);
+        }
+    }
+
+    fn wait_until(&mut self, silent_at: Instant) {
+        self.silent_at = silent_at;
+        if silent_at < self.alarm.deadline() {
+            self.alarm.as_mut().reset(silent_at);
         }
     }
 
@@ -129,7 +156,7 @@ impl Call {
         let wait = wait(&self.retry, self.failures, &error);
         tracing::info!(%error, ?wait, "the model failed before its first token; calling it again");
         crate::metrics::attempt_retried(error.code);
-        self.silent_at = Instant::now() + wait + self.idle_timeout;
+        self.wait_until(Instant::now() + wait + self.idle_timeout);
         self.source = open(self.model.clone(), self.request.clone(), wait);
         None
     }
@@ -175,4 +202,66 @@ fn open(model: Arc<dyn ChatModel>, request: ChatRequest, wait: Duration) -> Delt
     })
     .try_flatten()
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use clap::Parser;
+    use futures_util::future::{self, BoxFuture};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// Says so many words, one in a while, and then nothing any more.
+    struct Slow(u32, Duration);
+
+    impl ChatModel for Slow {
+        fn answer(&self, _: ChatRequest) -> BoxFuture<'_, Result<DeltaStream, ModelError>> {
+            let Self(words, pause) = *self;
+            let words = stream::iter(0..words).then(move |_| async move {
+                tokio::time::sleep(pause).await;
+                Ok(Delta::Text("word".into()))
+            });
+            Box::pin(future::ready(Ok(words.chain(stream::pending()).boxed())))
+        }
+    }
+
+    fn call(model: Slow, idle_timeout: &str) -> Call {
+        let cli = Cli::parse_from(["rill", "--model-idle-timeout", idle_timeout]);
+        let request =
+            ChatRequest { model: "m".into(), turns: Vec::new(), parameters: Default::default() };
+        Call::new(Arc::new(model), request, 0, &cli.options)
+    }
+
+    #[tokio::test]
+    async fn silence_begins_with_the_last_word() {
+        let mut call = call(Slow(10, Duration::from_millis(50)), "300ms");
+        // Longer than the timeout, all together.
+        for _ in 0..10 {
+            assert!(matches!(poll_fn(|cx| call.poll_next(cx)).await, Said::Piece(_)));
+        }
+        let last = Instant::now();
+        let Said::Failed(error) = poll_fn(|cx| call.poll_next(cx)).await else {
+            panic!("the model is silent")
+        };
+        assert_eq!(error.code, code::UPSTREAM_IDLE);
+        assert!(last.elapsed() >= Duration::from_millis(250), "{:?}", last.elapsed());
+    }
+
+    #[tokio::test]
+    async fn the_alarm_never_rings_too_late() {
+        let mut call = call(Slow(0, Duration::ZERO), "60s");
+        let armed = call.alarm.deadline();
+        call.wait_until(armed + USAGE_WAIT);
+        assert_eq!(call.alarm.deadline(), armed);
+        call.wait_until(armed - USAGE_WAIT);
+        assert_eq!(call.alarm.deadline(), armed - USAGE_WAIT);
+    }
 }

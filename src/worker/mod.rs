@@ -11,6 +11,7 @@ mod claim;
 #[cfg(test)]
 mod exactness;
 mod heartbeat;
+pub(crate) mod hot;
 mod outbox;
 mod running;
 mod streaming;

@@ -6,18 +6,37 @@
 
 use std::collections::VecDeque;
 
-use crate::domain::event::Encoded;
+use crate::domain::event::{Encoded, ToolCallDelta};
 use crate::domain::{Answer, Event};
 use crate::model::Delta;
 
-/// The answer so far, and the events that are still to be appended.
+/// The answer so far, and what of it is still to be appended.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     answer: Answer,
     /// What the events taken so far say. A snapshot says just that and no more:
     /// readers without a gap are not sent it.
-    written: Answer,
-    waiting: VecDeque<Event>,
+    written: Written,
+    waiting: VecDeque<Waiting>,
+}
+
+/// Text only grows: how much of the answer's was written says which.
+#[derive(Debug, Default)]
+struct Written {
+    text: usize,
+    reasoning: usize,
+    /// An answer of tool calls alone.
+    tool_calls: Answer,
+}
+
+/// An event to come.
+#[derive(Debug)]
+enum Waiting {
+    /// So many bytes of the answer's text.
+    Text(usize),
+    /// So many bytes of its reasoning.
+    Reasoning(usize),
+    ToolCall(ToolCallDelta),
 }
 
 impl Outbox {
@@ -32,18 +51,26 @@ impl Outbox {
     /// Takes in a piece of the answer.
     pub(super) fn push(&mut self, delta: Delta) {
         let event = match delta {
-            Delta::Text(text) if !text.is_empty() => Event::Delta { text },
-            Delta::Reasoning(text) if !text.is_empty() => Event::Reasoning { text },
-            Delta::ToolCall(call) => Event::ToolCall(call),
+            Delta::Text(text) if !text.is_empty() => {
+                self.answer.text.push_str(&text);
+                Waiting::Text(text.len())
+            }
+            Delta::Reasoning(text) if !text.is_empty() => {
+                self.answer.reasoning.push_str(&text);
+                Waiting::Reasoning(text.len())
+            }
+            Delta::ToolCall(call) => {
+                self.answer.apply_tool_call(&call);
+                Waiting::ToolCall(call)
+            }
             Delta::Text(_) | Delta::Reasoning(_) | Delta::Finish(_) | Delta::Usage(_) => return,
         };
-        self.answer.apply(&event);
         match (self.waiting.back_mut(), event) {
-            (Some(Event::Delta { text }), Event::Delta { text: more })
-            | (Some(Event::Reasoning { text }), Event::Reasoning { text: more }) => {
-                text.push_str(&more)
-            }
-            (Some(Event::ToolCall(call)), Event::ToolCall(more)) if call.index == more.index => {
+            (Some(Waiting::Text(bytes)), Waiting::Text(more))
+            | (Some(Waiting::Reasoning(bytes)), Waiting::Reasoning(more)) => *bytes += more,
+            (Some(Waiting::ToolCall(call)), Waiting::ToolCall(more))
+                if call.index == more.index =>
+            {
                 call.id = more.id.or(call.id.take());
                 call.name = more.name.or(call.name.take());
                 call.arguments.push_str(&more.arguments);
@@ -54,30 +81,47 @@ impl Outbox {
 
     /// The next event to append.
     fn take(&mut self) -> Option<Encoded> {
-        let event = self.waiting.pop_front()?;
-        self.written.apply(&event);
-        Some(event.encode())
+        let Self { answer, written, waiting } = self;
+        Some(match waiting.pop_front()? {
+            Waiting::Text(bytes) => {
+                let from = written.text;
+                written.text += bytes;
+                Encoded::delta(&answer.text[from..written.text])
+            }
+            Waiting::Reasoning(bytes) => {
+                let from = written.reasoning;
+                written.reasoning += bytes;
+                Encoded::reasoning(&answer.reasoning[from..written.reasoning])
+            }
+            Waiting::ToolCall(call) => {
+                written.tool_calls.apply_tool_call(&call);
+                Event::ToolCall(call).encode()
+            }
+        })
     }
 
     /// What the log needs next, if anything: a snapshot where it has to heal, or
     /// where one is due and something follows.
     pub(super) fn next(&mut self, must_heal: bool, snapshot_is_due: bool) -> Option<Encoded> {
         if must_heal || snapshot_is_due && !self.waiting.is_empty() {
-            return Some(Event::Snapshot(self.written.clone()).encode());
+            return Some(Event::Snapshot(self.written()).encode());
         }
         self.take()
     }
 
     /// What the events taken so far say.
-    pub(super) const fn written(&self) -> &Answer {
-        &self.written
+    pub(super) fn written(&self) -> Answer {
+        Answer {
+            text: self.answer.text[..self.written.text].to_owned(),
+            reasoning: self.answer.reasoning[..self.written.reasoning].to_owned(),
+            tool_calls: self.written.tool_calls.tool_calls.clone(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::ToolCallDelta;
     use proptest::prelude::*;
 
     fn any_delta() -> impl Strategy<Value = Delta> {
@@ -122,7 +166,7 @@ mod tests {
                 }
                 if snapshot {
                     // Who needs it resets to it, who doesn't has the same.
-                    latest = outbox.written().clone();
+                    latest = outbox.written();
                     prop_assert_eq!(&latest, &reader);
                 }
             }

@@ -1,8 +1,10 @@
 //! An attempt whose model is talking: one append at a time, to the end.
 
+use std::future::{pending, poll_fn};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::Worker;
 use super::attempt::{Outcome, conclude, overdue, patiently, too_large};
@@ -33,6 +35,9 @@ enum Stop {
 /// the end goes one ID further, and readers get the text from PostgreSQL.
 pub(super) const FLUSH: Duration = Duration::from_secs(2);
 
+/// Pieces of the answer that are taken in before others have their turn.
+const AT_ONCE: usize = 64;
+
 type Appended = (Log, Result<EventId, Stopped>);
 
 /// An attempt whose model is talking.
@@ -44,11 +49,14 @@ pub(super) struct Streaming<'a> {
     outbox: Outbox,
     /// The log, unless an append has it.
     log: Option<Log>,
-    /// The one append in flight.
-    appending: Option<BoxFuture<'static, Appended>>,
+    /// The one append in flight, unless the log is at hand. (A box for all of
+    /// them: a token has one.)
+    appending: ReusableBoxFuture<'static, Appended>,
     /// The ID that the append in flight has, or the last one had.
     sending: EventId,
     call: Call,
+    /// The model has finished.
+    completion: Option<Completion>,
 }
 
 impl<'a> Streaming<'a> {
@@ -60,9 +68,10 @@ impl<'a> Streaming<'a> {
             started_at: Instant::now(),
             outbox: Outbox::default(),
             log: Some(worker.tasks.streams.log(task, begun.attempt)),
-            appending: None,
+            appending: ReusableBoxFuture::new(pending()),
             sending: EventId::new(begun.attempt, 0),
             call,
+            completion: None,
         }
     }
 
@@ -83,42 +92,65 @@ impl<'a> Streaming<'a> {
         let started =
             Event::Started { attempt: self.begun.attempt, model: self.begun.model.clone() };
         self.append(started.encode());
-        let deadline = tokio::time::sleep(self.begun.remaining);
-        tokio::pin!(deadline);
-        let mut completion = None;
-        loop {
-            if self.appending.is_none() {
-                if let Some(event) = self.next_event() {
-                    self.append(event);
-                } else if let Some(completion) = completion.take() {
-                    return Stop::Complete(completion);
-                }
+        let (worker, remaining) = (self.worker, self.begun.remaining);
+        // Made once: waiting anew for each token takes locks that all share.
+        tokio::select! {
+            biased;
+            () = control.cancelled.cancelled() => Stop::Cancelled,
+            () = worker.grace_over.cancelled() => Stop::Drained,
+            () = tokio::time::sleep(remaining) => Stop::Failed(overdue()),
+            stop = poll_fn(|cx| self.poll_stream(cx)) => stop,
+        }
+    }
+
+    /// Moves what the model says along, as far as it goes now.
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        let mut appended = self.poll_append(cx);
+        if appended == Poll::Ready(Err(())) {
+            return Poll::Ready(Stop::Lost);
+        }
+        if self.completion.is_none()
+            && let Poll::Ready(stop) = self.poll_call(cx)
+        {
+            return Poll::Ready(stop);
+        }
+        while ready!(appended).is_ok() {
+            if let Some(event) = self.next_event() {
+                self.append(event);
+            } else if let Some(completion) = self.completion.take() {
+                return Poll::Ready(Stop::Complete(completion));
+            } else {
+                return Poll::Pending;
             }
-            tokio::select! {
-                biased;
-                () = control.cancelled.cancelled() => return Stop::Cancelled,
-                () = self.worker.grace_over.cancelled() => return Stop::Drained,
-                () = &mut deadline => return Stop::Failed(overdue()),
-                appended = in_flight(&mut self.appending) => {
-                    if self.appended(appended).is_err() {
-                        return Stop::Lost;
+            appended = self.poll_append(cx);
+        }
+        Poll::Ready(Stop::Lost)
+    }
+
+    /// Takes in what the model says, all that is there: it becomes one event.
+    fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        for _ in 0..AT_ONCE {
+            match ready!(self.call.poll_next(cx)) {
+                Said::Piece(piece) => {
+                    if self.outbox.answer().is_empty() {
+                        metrics::first_token(self.started_at.elapsed());
+                    }
+                    self.outbox.push(piece);
+                    if self.outbox.answer().len() > self.worker.options.answer_cap {
+                        return Poll::Ready(Stop::Failed(too_large(
+                            self.worker.options.answer_cap,
+                        )));
                     }
                 }
-                said = self.call.next(), if completion.is_none() => match said {
-                    Said::Piece(piece) => {
-                        if self.outbox.answer().is_empty() {
-                            metrics::first_token(self.started_at.elapsed());
-                        }
-                        self.outbox.push(piece);
-                        if self.outbox.answer().len() > self.worker.options.answer_cap {
-                            return Stop::Failed(too_large(self.worker.options.answer_cap));
-                        }
-                    }
-                    Said::Complete(complete) => completion = Some(complete),
-                    Said::Failed(error) => return Stop::Failed(error),
-                },
+                Said::Complete(completion) => {
+                    self.completion = Some(completion);
+                    return Poll::Pending;
+                }
+                Said::Failed(error) => return Poll::Ready(Stop::Failed(error)),
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// What the log needs next, if anything. Only with the log at hand.
@@ -130,10 +162,24 @@ impl<'a> Streaming<'a> {
     fn append(&mut self, event: Encoded) {
         let Some(mut log) = self.log.take() else { return };
         self.sending = log.free_id();
-        self.appending = Some(Box::pin(async move {
+        self.appending.set(async move {
             let outcome = log.append(&event).await;
             (log, outcome)
-        }));
+        });
+    }
+
+    /// Drives the append in flight; ready when the log is at hand.
+    ///
+    /// # Errors
+    /// When the attempt is not ours any more.
+    fn poll_append(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        while self.log.is_none() {
+            let appended = ready!(self.appending.poll(cx));
+            if self.appended(appended).is_err() {
+                return Poll::Ready(Err(()));
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Takes the log back. Where the stream is gone and the attempt still ours,
@@ -142,21 +188,20 @@ impl<'a> Streaming<'a> {
     /// # Errors
     /// When the attempt is not ours any more.
     fn appended(&mut self, (mut log, outcome): Appended) -> Result<(), ()> {
-        self.appending = None;
         match outcome {
             Ok(_) => {}
             Err(Stopped::Gone) => {
                 let (tasks, task) = (self.worker.tasks.clone(), self.task);
                 let attempt = self.begun.attempt;
-                let answer = self.outbox.written().clone();
+                let answer = self.outbox.written();
                 self.sending = log.free_id();
-                self.appending = Some(Box::pin(async move {
+                self.appending.set(async move {
                     let outcome = match patiently(|| tasks.store.owns(task, attempt)).await {
                         Ok(true) => log.revive(&answer).await,
                         _ => Err(Stopped::Fenced),
                     };
                     (log, outcome)
-                }));
+                });
                 return Ok(());
             }
             Err(stopped @ (Stopped::Fenced | Stopped::Diverged)) => {
@@ -173,7 +218,7 @@ impl<'a> Streaming<'a> {
         let event = event.map(|event| event.encode());
         let mut last = event.clone();
         loop {
-            if self.appending.is_none() {
+            if self.log.is_some() {
                 let heals = self.log.as_ref().is_some_and(Log::must_heal);
                 if let Some(next) = self.next_event() {
                     if heals {
@@ -187,7 +232,7 @@ impl<'a> Streaming<'a> {
                     return Ok(log.free_id());
                 }
             }
-            let appended = in_flight(&mut self.appending).await;
+            let appended = poll_fn(|cx| self.appending.poll(cx)).await;
             if matches!(appended.1, Err(Stopped::Gone)) {
                 // It goes again, after the snapshot that makes the stream anew.
                 last.clone_from(&event);
@@ -267,13 +312,5 @@ impl<'a> Streaming<'a> {
             retry_in_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
         };
         let _ = tokio::time::timeout(FLUSH, self.flush(Some(retrying))).await;
-    }
-}
-
-/// The append in flight; pending for ever if there is none.
-async fn in_flight(appending: &mut Option<BoxFuture<'static, Appended>>) -> Appended {
-    match appending {
-        Some(append) => append.await,
-        None => std::future::pending().await,
     }
 }

@@ -14,6 +14,7 @@ mod exact;
 mod faults;
 mod late;
 mod layering;
+mod load_client;
 mod operators;
 mod outages;
 mod properties;

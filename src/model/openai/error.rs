@@ -11,7 +11,6 @@ use serde_json::error::Category;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use super::gate::Gate;
 use crate::domain::task::code;
 use crate::model::{ModelError, without_nul};
 
@@ -85,32 +84,28 @@ pub(super) fn inside_stream(error: &Value) -> ModelError {
     retryable(code, said)
 }
 
-/// What async-openai reports, before the stream or in it.
-pub(super) fn from_client(error: OpenAIError, gate: &Gate) -> ModelError {
+/// What async-openai reports of a request: what the service that it sends
+/// through said, or a defect.
+pub(super) fn from_client(error: OpenAIError) -> ModelError {
     match error {
         OpenAIError::Boxed(error) => match error.downcast::<ModelError>() {
             Ok(error) => *error,
             Err(error) => internal(causes(&*error)),
         },
-        OpenAIError::Reqwest(error) => unavailable(error),
-        // Not the content, which serde quotes: it is the user's.
-        OpenAIError::JSONDeserialize(error, _) => {
-            let what = match error.classify() {
-                Category::Data => "its fields have other types",
-                Category::Eof => "it ends too early",
-                Category::Syntax | Category::Io => "it is no JSON",
-            };
-            let (line, column) = (error.line(), error.column());
-            malformed(format_args!("a chunk that isn't one: {what} (line {line}, column {column})"))
-        }
-        OpenAIError::StreamError(error) => {
-            gate.failure().unwrap_or_else(|| malformed(format_args!("no event stream: {error}")))
-        }
-        OpenAIError::ApiError(error) => {
-            of_status(error.status_code, shorten(&error.api_error.message))
-        }
         error => internal(error.to_string()),
     }
+}
+
+/// An event's data that is no chunk. Not what is in it, which serde quotes: it
+/// is the user's.
+pub(super) fn no_chunk(error: &serde_json::Error) -> ModelError {
+    let what = match error.classify() {
+        Category::Data => "its fields have other types",
+        Category::Eof => "it ends too early",
+        Category::Syntax | Category::Io => "it is no JSON",
+    };
+    let (line, column) = (error.line(), error.column());
+    malformed(format_args!("a chunk that isn't one: {what} (line {line}, column {column})"))
 }
 
 fn retryable(code: &'static str, message: String) -> ModelError {

@@ -35,12 +35,12 @@ struct Outcome {
 async fn ask(model: &OpenAi, status: u16, body: Bytes, piece: u8) -> Outcome {
     let send = {
         let this = model.clone();
-        move |_: HttpRequestFactory, gate: Arc<Gate>| {
+        move |_: HttpRequestFactory| {
             let (this, body) = (this.clone(), pieces(body.clone(), piece));
             async move {
                 let mut response = hyper::Response::new(reqwest::Body::wrap_stream(body));
                 *response.status_mut() = status.try_into()?;
-                this.receive(response.into(), gate).await
+                Ok(this.receive(response.into()).await?)
             }
         }
     };

@@ -1,18 +1,23 @@
 //! Any server that speaks OpenAI's chat completions, through async-openai.
 //!
 //! A call is made once: async-openai's own retries are off, the worker
-//! decides. What async-openai leaves open is closed in the service that it
-//! sends requests through: statuses become [`ModelError`]s with their
-//! `Retry-After` (the crate drops headers, and logs bodies), and the body goes
-//! through a gate that bounds what may pile up (see `gate.rs`).
+//! decides. It writes the request (URL, headers, body) and sends it through a
+//! service of ours; statuses become [`ModelError`]s with their `Retry-After`
+//! there (the crate drops headers, and logs bodies).
+//!
+//! The answer goes round async-openai: the service keeps it, and `events.rs`
+//! reads its body where the worker polls. The crate would read it in a task of
+//! its own, through a parser that copies the rest of its input after each line,
+//! into a queue without a bound. That, and the gate that bounded the queue, was
+//! a sixth of the worker's CPU at 1,000 streams.
 //!
 //! Dropping the stream drops the connection, so that a model doesn't go on
 //! for nobody. How long a model may stay silent is the worker's business.
 
 mod error;
+mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod gate;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -20,22 +25,20 @@ mod wire;
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
-use async_openai::error::OpenAIError;
 use async_openai::middleware::HttpRequestFactory;
 use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use tower::BoxError;
 
-use self::gate::{Gate, Gated};
-use self::wire::{Chunk, Translator};
+use self::events::{Data, Events};
+use self::wire::Translator;
 use super::{ChatModel, ChatRequest, Delta, DeltaStream, ModelError};
 use crate::config::Secret;
 
@@ -86,66 +89,65 @@ impl OpenAi {
         Self { client: Client::build(http.clone(), config), http, base_url, api_key }
     }
 
-    /// Sends one request; the answer is a success with its body gated.
-    async fn send(
-        self,
-        request: HttpRequestFactory,
-        gate: Arc<Gate>,
-    ) -> Result<reqwest::Response, BoxError> {
+    /// Sends one request; the answer is a success.
+    async fn send(self, request: HttpRequestFactory) -> Result<reqwest::Response, BoxError> {
         let mut request = request.build().await?;
         if self.api_key.is_none() {
             request.headers_mut().remove(AUTHORIZATION);
         }
         let response = self.http.execute(request).await.map_err(error::unavailable)?;
-        self.receive(response, gate).await
+        Ok(self.receive(response).await?)
     }
 
-    /// What of a response async-openai may see.
-    async fn receive(
-        &self,
-        response: reqwest::Response,
-        gate: Arc<Gate>,
-    ) -> Result<reqwest::Response, BoxError> {
+    /// A response, if it is what was asked for.
+    async fn receive(&self, response: reqwest::Response) -> Result<reqwest::Response, ModelError> {
         if !response.status().is_success() {
             let mut error = error::refused(response).await;
             if let Some(key) = &self.api_key {
                 error.message = error.message.replace(key.expose(), "[secret]");
             }
-            return Err(error.into());
+            return Err(error);
         }
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         if let Some(kind @ ("text/html" | "application/json")) =
             kind.and_then(|kind| kind.split(';').next()).map(str::trim)
         {
-            let error = error::malformed(format_args!(
+            return Err(error::malformed(format_args!(
                 "{kind} instead of an event stream: is its base URL right, and can it stream?"
-            ));
-            return Err(error.into());
+            )));
         }
-        let body = Gated::new(response.bytes_stream().boxed(), gate);
-        // Of a success, async-openai looks at nothing but the body.
-        Ok(hyper::Response::new(reqwest::Body::wrap_stream(body)).into())
+        Ok(response)
     }
 
     /// The answer to a request that goes out through `send`.
     async fn ask<F>(
         &self,
         request: ChatRequest,
-        send: impl Fn(HttpRequestFactory, Arc<Gate>) -> F + Clone + Send + Sync + 'static,
+        send: impl Fn(HttpRequestFactory) -> F + Clone + Send + Sync + 'static,
     ) -> Result<Deltas, ModelError>
     where
         F: Future<Output = Result<reqwest::Response, BoxError>> + Send + 'static,
     {
-        let gate = Arc::new(Gate::default());
+        let kept = Arc::new(Mutex::new(None));
         let sender = tower::service_fn({
-            let gate = gate.clone();
-            move |request| send(request, gate.clone())
+            let kept = kept.clone();
+            move |request| {
+                let (kept, sent) = (kept.clone(), send(request));
+                async move {
+                    let response = sent.await?;
+                    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
+                    // What async-openai reads in its place.
+                    Ok::<_, BoxError>(hyper::Response::new("null").into())
+                }
+            }
         });
         let client = self.client.clone().with_http_service(sender);
-        let chunks = client.chat().create_stream_byot(wire::request(request)).await;
-        let chunks = chunks.map_err(|error| error::from_client(error, &gate))?;
-        let translator = Translator::default();
-        Ok(Deltas { chunks: Some(chunks), gate, translator, ready: VecDeque::new() })
+        // Of the crate's calls, the one that only sends what it is given.
+        let () =
+            client.chat().create_byot(wire::request(request)).await.map_err(error::from_client)?;
+        let response = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let events = response.map(|response| Events::new(response.bytes_stream().boxed()));
+        Ok(Deltas { events, translator: Translator::default(), ready: VecDeque::new() })
     }
 }
 
@@ -162,7 +164,7 @@ impl ChatModel for OpenAi {
     fn answer(&self, request: ChatRequest) -> BoxFuture<'_, Result<DeltaStream, ModelError>> {
         Box::pin(async move {
             let this = self.clone();
-            let send = move |request, gate| this.clone().send(request, gate);
+            let send = move |request| this.clone().send(request);
             Ok(self.ask(request, send).await?.boxed())
         })
     }
@@ -171,11 +173,31 @@ impl ChatModel for OpenAi {
 /// The answer's deltas, from its chunks.
 struct Deltas {
     /// Gone after the end or an error.
-    chunks: Option<BoxStream<'static, Result<Chunk, OpenAIError>>>,
-    gate: Arc<Gate>,
+    events: Option<Events>,
     translator: Translator,
     /// The rest of the last chunk.
     ready: VecDeque<Delta>,
+}
+
+impl Deltas {
+    /// Reads the next event into `ready`. False: there is none any more.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ModelError>> {
+        let Some(events) = &mut self.events else { return Poll::Ready(Ok(false)) };
+        let Some(event) = ready!(events.poll_next(cx)) else { return Poll::Ready(Ok(false)) };
+        match events::data(events.event(event?))? {
+            Data::Chunk(data) => {
+                let chunk = serde_json::from_str(&data).map_err(|e| error::no_chunk(&e))?;
+                self.translator.translate(chunk, &mut self.ready)?;
+            }
+            Data::Nothing => {}
+            Data::Done => {
+                if let Some(events) = self.events.take() {
+                    events.finish();
+                }
+            }
+        }
+        Poll::Ready(Ok(true))
+    }
 }
 
 impl Stream for Deltas {
@@ -187,25 +209,16 @@ impl Stream for Deltas {
             if let Some(delta) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(delta)));
             }
-            let Some(chunks) = &mut this.chunks else { return Poll::Ready(None) };
-            let chunk = match chunks.as_mut().poll_next(cx) {
-                Poll::Ready(chunk) => chunk,
-                Poll::Pending => {
-                    this.gate.wants_more();
-                    return Poll::Pending;
+            match ready!(this.poll_event(cx)) {
+                Ok(true) => {}
+                Ok(false) => {
+                    this.events = None;
+                    return Poll::Ready(None);
                 }
-            };
-            let translated = match chunk {
-                Some(Ok(chunk)) => this.translator.translate(chunk, &mut this.ready),
-                Some(Err(error)) => Err(error::from_client(error, &this.gate)),
-                None => {
-                    this.chunks = None;
-                    continue;
+                Err(error) => {
+                    this.events = None;
+                    return Poll::Ready(Some(Err(error)));
                 }
-            };
-            if let Err(error) = translated {
-                this.chunks = None;
-                return Poll::Ready(Some(Err(error)));
             }
         }
     }

@@ -15,6 +15,9 @@ const ECHO_CHUNK: usize = 4;
 pub(super) enum Piece {
     Reasoning(Cow<'static, str>),
     Text(Cow<'static, str>),
+    /// Text: this number, and the time at which the chunk is written. Not made
+    /// earlier: a piece waits for its turn.
+    Stamp(usize),
     /// A tool call begins.
     Tool {
         id: String,
@@ -56,12 +59,14 @@ pub(super) fn answer(
         true => Box::new((0..tokens).map(move |n| Cow::Owned(format!("{call}:{n} ")))),
         false => Box::new(text::answer(random.clone(), tokens)),
     };
-    let text: Box<dyn Iterator<Item = Cow<'static, str>> + Send> =
-        match (&script.echo, script.chunk) {
-            (Some(echo), chunk) => Box::new(cut(echo.clone(), chunk.unwrap_or(ECHO_CHUNK))),
-            (None, Some(chunk)) => Box::new(cut(words.collect(), chunk)),
-            (None, None) => words,
-        };
+    let text: Box<dyn Iterator<Item = Piece> + Send> = match (&script.echo, script.chunk) {
+        (Some(echo), chunk) => {
+            Box::new(cut(echo.clone(), chunk.unwrap_or(ECHO_CHUNK)).map(Piece::Text))
+        }
+        (None, _) if script.stamped => Box::new((0..tokens).map(Piece::Stamp)),
+        (None, Some(chunk)) => Box::new(cut(words.collect(), chunk).map(Piece::Text)),
+        (None, None) => Box::new(words.map(Piece::Text)),
+    };
 
     let call = tool.map(|name| {
         let id = format!("call_{:016x}", random.next());
@@ -72,7 +77,7 @@ pub(super) fn answer(
     });
     let natural = if tool.is_some() { "tool_calls" } else { "stop" };
     let pieces: Box<dyn Iterator<Item = Piece> + Send> =
-        Box::new(reasoning.chain(text.map(Piece::Text)).chain(call.into_iter().flatten()));
+        Box::new(reasoning.chain(text).chain(call.into_iter().flatten()));
     Answer {
         pieces: pieces.peekable(),
         finish_reason: script.finish.clone().unwrap_or_else(|| natural.to_owned()),
@@ -124,6 +129,13 @@ mod tests {
     #[test]
     fn numbered_tokens_say_which_call_and_which_token() {
         assert_eq!(text(&pieces("[[numbered]] [[tokens=3]]", false).0), "2:0 2:1 2:2 ");
+    }
+
+    #[test]
+    fn stamped_tokens_are_counted_and_not_yet_stamped() {
+        let expected: Vec<_> = (0..3).map(Piece::Stamp).collect();
+        assert_eq!(pieces("[[stamped]] [[tokens=3]]", false).0, expected);
+        assert_eq!(pieces("[[stamped]] [[chunk=1]] [[tokens=3]]", false).0, expected);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(super) struct Script {
     pub echo: Option<String>,
     /// Tokens say which call's they are, and are counted.
     pub numbered: bool,
+    /// Tokens are counted and say when they were written.
+    pub stamped: bool,
     /// Tokens of reasoning, before the text.
     pub reasoning: usize,
     /// The tool to call.
@@ -85,6 +87,7 @@ impl Script {
             ttft: defaults.ttft.min(LONGEST_TTFT),
             echo: None,
             numbered: false,
+            stamped: false,
             reasoning: 0,
             tool: None,
             finish: None,
@@ -149,6 +152,7 @@ impl Script {
             "finish" => self.finish = Some(text()?),
             "retry-after" => self.retry_after = Some(value.parse().ok()?),
             "numbered" if value.is_empty() => self.numbered = true,
+            "stamped" if value.is_empty() => self.stamped = true,
             "echo" if value.is_empty() => *echo = true,
             "fail" => {
                 let (status, calls) = with_calls(value)?;

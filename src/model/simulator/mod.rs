@@ -9,6 +9,7 @@
 //! | `[[seed=7]]` `[[chunk=12]]` | another text; chunks of so many characters (0: one chunk) |
 //! | `[[echo]]` | answers with the text after the directives, exactly |
 //! | `[[numbered]]` | answers with `1:0 1:1 1:2 …`: which call of the prompt, and its tokens counted, so that a text shows what it lost, doubled or mixed |
+//! | `[[stamped]]` | answers with `0@1789000000000000 1@…`: its tokens counted, and the microsecond (since 1970) at which each was written, a chunk a token, so that a reader can tell how long it took |
 //! | `[[reasoning=20]]` `[[tool=name]]` `[[finish=length]]` | reasoning first; a tool call; a finish reason |
 //! | `[[fail=429*2]]` `[[retry-after=2]]` | that status, for the first 2 calls with this prompt |
 //! | `[[cut=20]]` `[[eof=20]]` `[[stall=20]]` `[[garbage=20]]` | after 20 chunks: the socket dropped, a clean end without a finish reason, silence, a chunk that isn't JSON; `*k` as above |

@@ -91,3 +91,29 @@ async fn tokens_come_at_the_rate_that_was_asked_for() {
     // 100 ms, and 19 intervals of 20 ms.
     assert!(took >= Duration::from_millis(470), "{took:?}");
 }
+
+#[tokio::test]
+async fn stamps_are_of_the_moment_at_which_a_chunk_is_written() {
+    let simulator = TestSimulator::start().await;
+    let micros = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        u64::try_from(now.as_micros()).expect("before the year 586,912")
+    };
+    let mut body = asking("[[stamped]][[rate=20]][[tokens=3]][[ttft=100ms]]");
+    body["stream"] = true.into();
+    let before = micros();
+    let (_, text) = post(&simulator, &body).await;
+    let after = micros();
+    let stamps: Vec<(u64, u64)> = text
+        .split("\"content\":\"")
+        .filter_map(|rest| rest.split_once(" \"")?.0.split_once('@'))
+        .map(|(n, at)| (n.parse().expect("a number"), at.parse().expect("a time")))
+        .collect();
+    assert_eq!(stamps.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [0, 1, 2], "{text}");
+    // Each is due 50 ms after the one before; a stamp that was taken when the
+    // piece was made would be that much too early.
+    for (n, at) in stamps {
+        let due = before + 100_000 + 50_000 * n;
+        assert!((due..=after).contains(&at), "{n} at {at}: not in {due}..={after}");
+    }
+}

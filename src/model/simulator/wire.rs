@@ -1,5 +1,8 @@
 //! OpenAI's JSON, out and in.
 
+use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -83,6 +86,16 @@ impl Usage {
     }
 }
 
+/// A counted token with the time of this very moment.
+struct Stamp(usize);
+
+impl std::fmt::Display for Stamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        write!(f, "{}@{} ", self.0, now.as_micros())
+    }
+}
+
 /// Writes the chunks of one streamed answer. What all of them share is written
 /// once and then copied: thousands of answers run at a time.
 pub(super) struct Chunks {
@@ -109,6 +122,12 @@ impl Chunks {
     pub(super) fn piece(&mut self, piece: &Piece) {
         match piece {
             Piece::Text(text) => self.chunk(r#"{"content":"#, Some(text), "}"),
+            Piece::Stamp(n) => {
+                self.open(r#"{"content":""#);
+                // Digits: nothing to escape, and BytesMut grows as needed.
+                let _ = write!(self.out, "{}", Stamp(*n));
+                self.close("\"}");
+            }
             Piece::Reasoning(text) => self.chunk(r#"{"reasoning_content":"#, Some(text), "}"),
             Piece::Arguments(text) => self.chunk(
                 r#"{"tool_calls":[{"index":0,"function":{"arguments":"#,
@@ -129,11 +148,19 @@ impl Chunks {
     }
 
     fn chunk(&mut self, open: &str, text: Option<&str>, close: &str) {
-        self.out.put_slice(self.before.as_bytes());
-        self.out.put_slice(open.as_bytes());
+        self.open(open);
         if let Some(text) = text {
             put_json(&mut self.out, text);
         }
+        self.close(close);
+    }
+
+    fn open(&mut self, open: &str) {
+        self.out.put_slice(self.before.as_bytes());
+        self.out.put_slice(open.as_bytes());
+    }
+
+    fn close(&mut self, close: &str) {
         self.out.put_slice(close.as_bytes());
         self.out.put_slice(b",\"finish_reason\":null}]}\n\n");
     }
@@ -188,6 +215,7 @@ pub(super) fn completion(
     for piece in pieces {
         match piece {
             Piece::Text(more) => text.push_str(&more),
+            Piece::Stamp(n) => text.push_str(&Stamp(n).to_string()),
             Piece::Reasoning(more) => reasoning.push_str(&more),
             Piece::Arguments(more) => arguments.push_str(&more),
             Piece::Tool { id, name } => call = Some((id, name)),

@@ -6,7 +6,7 @@
 //! reader's bell: an entry in a stream of its own that is read along.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Pipeline, Value, cmd};
 
@@ -104,9 +104,10 @@ impl Reader {
     /// The streams of this round, and how many rounds go through all.
     fn choose(&mut self) -> (Vec<Reading>, u32) {
         let shard = &self.shared.shards[self.shard];
+        let now = Instant::now();
         let mut waiting: Vec<_> = lock(&shard.feeds)
             .values()
-            .filter(|feed| feed.needs_blocking(QUIET))
+            .filter(|feed| feed.needs_blocking(now, QUIET))
             .cloned()
             .collect();
         let rounds = waiting.len().div_ceil(KEYS).max(1);

@@ -224,19 +224,20 @@ impl Feed {
     }
 
     /// A blocking read has to cover it: no hints, or quiet for `quiet`.
-    pub(super) fn needs_blocking(&self, quiet: Duration) -> bool {
+    /// Asked of every feed several times a second: the caller has the clock.
+    pub(super) fn needs_blocking(&self, now: Instant, quiet: Duration) -> bool {
         let state = lock(&self.state);
-        !state.hinted || state.last_news.elapsed() >= quiet
+        !state.hinted || now.saturating_duration_since(state.last_news) >= quiet
     }
 
     /// Silent for so long that its end may have been lost. Asked at most once
     /// in `silence`, unless `all`.
-    pub(super) fn take_suspect(&self, silence: Duration, all: bool) -> bool {
+    pub(super) fn take_suspect(&self, now: Instant, silence: Duration, all: bool) -> bool {
         let mut state = lock(&self.state);
-        let silent =
-            state.last_news.elapsed() >= silence && state.last_checked.elapsed() >= silence;
+        let since = |then| now.saturating_duration_since(then) >= silence;
+        let silent = since(state.last_news) && since(state.last_checked);
         if silent || all {
-            state.last_checked = Instant::now();
+            state.last_checked = now;
         }
         silent || all
     }

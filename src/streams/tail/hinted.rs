@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::{PushInfo, PushKind, Value, cmd};
+use redis::{Cmd, PushInfo, PushKind, Value};
 
 use super::feed::{Feed, lock};
 use super::{Hints, PAGE, RETRY, Shared};
@@ -23,6 +23,8 @@ use crate::streams::{PATIENCE, Result, answered};
 const BATCH: usize = 512;
 /// Entries of all streams in one read, about.
 const ENTRIES: usize = 4096;
+/// Bytes of an ID, about.
+const ID: usize = 8;
 /// How long after a refusal hints are asked for again.
 const REFUSED: Duration = Duration::from_secs(30);
 
@@ -110,13 +112,14 @@ async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {
     // which may be that the answer was too large to arrive in time.
     let count = ((ENTRIES / batch.len()) >> failures.min(6)).clamp(1, PAGE);
     let mut connected = shared.link.get(PATIENCE).await?;
-    let mut command = cmd("XREAD");
-    command.arg("COUNT").arg(count).arg("STREAMS");
+    let bytes = batch.first().map_or(0, |reading| reading.feed.key.len() + ID);
+    let mut command = Cmd::with_capacity(4 + 2 * batch.len(), batch.len() * bytes);
+    command.arg("XREAD").arg("COUNT").arg(count).arg("STREAMS");
     for reading in batch {
         command.arg(&reading.feed.key);
     }
     for reading in batch {
-        command.arg(reading.after.to_string());
+        command.arg(&*reading.after.text());
     }
     let answer = answered(connected.send(&command).await?)?;
     deliver(shared, "hint", answer, batch, count);

@@ -17,11 +17,12 @@
 mod blocker;
 mod feed;
 mod hinted;
+pub(crate) mod hot;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Value, cmd};
 use tokio::sync::{Notify, Semaphore};
@@ -200,9 +201,10 @@ impl Tail {
     /// them after Redis was away. `XREAD` can't tell «nothing new» from «gone».
     pub fn suspects(&self, silence: Duration) -> Vec<TaskId> {
         let all = self.shared.reconnected.swap(false, Ordering::Relaxed);
+        let now = Instant::now();
         lock(&self.shared.feeds)
             .values()
-            .filter(|feed| feed.take_suspect(silence, all))
+            .filter(|feed| feed.take_suspect(now, silence, all))
             .map(|feed| feed.task)
             .collect()
     }
@@ -297,7 +299,8 @@ impl Subscription {
     pub async fn next(&mut self) -> Next {
         loop {
             if let Some(goal) = self.catch_up_to {
-                match self.catch_up(goal).await {
+                // Boxed, as waiting subscribers would keep the place for ever.
+                match Box::pin(self.catch_up(goal)).await {
                     Some(next) => return next,
                     None => continue,
                 }

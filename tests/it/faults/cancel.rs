@@ -74,13 +74,18 @@ async fn a_stop_after_the_model_has_counted_keeps_text_and_usage() {
             response.json::<Value>().await.expect("JSON")["running"] == 0
         })
         .await;
+        let two_heartbeats = async || {
+            for _ in 0..2 {
+                let beat = |text: &str| text.contains("INSERT INTO workers");
+                stage.database.trap(Freeze::Before, beat).sprung().await;
+                stage.database.thaw();
+            }
+        };
+        // A worker that has had a heartbeat since has read what was there.
+        two_heartbeats().await;
         stop(&stage.app, &posted).await;
-        // By the second heartbeat from now it has been told.
-        for _ in 0..2 {
-            let beat = |text: &str| text.contains("INSERT INTO workers");
-            stage.database.trap(Freeze::Before, beat).sprung().await;
-            stage.database.thaw();
-        }
+        // By the second from now it has been told.
+        two_heartbeats().await;
         stage.strike(Fault::Cut);
     };
     tokio::join!(reader.follow([]), stopping);

@@ -32,7 +32,16 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `rill` with arguments and environment; its log is kept.
     pub(crate) fn start(arguments: &[&str], environment: &[(String, String)]) -> Self {
-        let mut command = mortal(env!("CARGO_BIN_EXE_rill"));
+        Self::start_program(env!("CARGO_BIN_EXE_rill"), arguments, environment)
+    }
+
+    /// Starts another program in the same way.
+    pub(crate) fn start_program(
+        program: &str,
+        arguments: &[&str],
+        environment: &[(String, String)],
+    ) -> Self {
+        let mut command = mortal(program);
         command
             .args(arguments)
             .env_clear()

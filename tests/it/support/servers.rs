@@ -106,11 +106,17 @@ pub(crate) struct PrivatePostgres {
 
 impl PrivatePostgres {
     pub(crate) fn start() -> Self {
+        Self::start_with("off")
+    }
+
+    /// With `fsync` on, it waits for the disk as it does in production.
+    pub(crate) fn start_with(fsync: &str) -> Self {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut script = std::process::Command::new(root.join("scripts/with-services"))
             .args(["sh", "-c", "echo $DATABASE_URL; exec cat"])
             .env_remove("DATABASE_URL")
             .env("REDIS_URL", "redis://127.0.0.1:1")
+            .env("FSYNC", fsync)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
