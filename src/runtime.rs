@@ -22,8 +22,9 @@ impl Options {
     /// When the system refuses a thread.
     pub fn start(&self) -> anyhow::Result<Runtime> {
         let threads = self.threads.map_or_else(half_the_cores, usize::from);
-        Builder::new_multi_thread()
-            .worker_threads(threads)
+        let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+        if threads > 1 { builder.worker_threads(threads); }
+        builder
             .enable_all()
             .build()
             .context("the threads could not be started")

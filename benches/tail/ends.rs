@@ -17,14 +17,15 @@ pub(crate) const MAXLEN: u32 = 10_000;
 
 /// One task's stream, as a worker writes it: one append in flight.
 pub(crate) struct Stream {
+    task: TaskId,
     key: String,
     wake: String,
 }
 
 impl Stream {
     pub(crate) fn new(app: &App, task: TaskId) -> Self {
-        let name = |what| format!("{}:{{{}}}:{what}:{task}", app.name, task.partition());
-        Self { key: name("task"), wake: name("wake") }
+        let key = format!("{}:{{{}}}:task:{task}", app.name, task.partition());
+        Self { task, key, wake: format!("{}:wake", app.name) }
     }
 
     pub(crate) async fn begin(&self, redis: &mut MultiplexedConnection) -> Result<()> {
@@ -64,7 +65,7 @@ impl Stream {
         let mut commands = Pipeline::with_capacity(2);
         let xadd = commands.cmd("XADD").arg(&self.key).arg("NOMKSTREAM").arg("MAXLEN").arg("~");
         xadd.arg(MAXLEN).arg(&id).arg("e").arg(event).arg("d").arg(data);
-        commands.cmd("PUBLISH").arg(&self.wake).arg(&id);
+        commands.cmd("PUBLISH").arg(&self.wake).arg(format!("{} {id}", self.task));
         // The hint may be refused: only XADD's answer counts.
         match redis.req_packed_commands(&commands, 0, 2).await?.into_iter().next() {
             Some(Value::BulkString(_)) => Ok(()),

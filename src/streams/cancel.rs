@@ -49,7 +49,7 @@ impl Streams {
                 generation = newer;
                 while link.generation() == generation {
                     let Ok(mut connected) = link.get(Duration::ZERO).await else { break };
-                    let Err(error) = connected.subscribe(std::slice::from_ref(&channel)).await
+                    let Err(error) = connected.subscribe(&channel).await
                     else {
                         break;
                     };

@@ -8,7 +8,7 @@
 //! replaced too.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection, SendError};
@@ -25,7 +25,7 @@ pub(super) const RESPONSE_LIMIT: Duration = Duration::from_secs(3);
 /// How long connecting may take.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Commands in a row without an answer, after which a connection is given up.
-const SILENT_COMMANDS: u32 = 2;
+const SILENT_COMMANDS: usize = 2;
 /// How often a connection is tried.
 const PING: Duration = Duration::from_secs(5);
 /// How long a connection lives that wasn't made in vain.
@@ -42,7 +42,7 @@ pub(super) struct Connected {
     pub(super) connection: MultiplexedConnection,
     /// Rises with every connection of the link.
     pub(super) generation: u64,
-    silent: Arc<AtomicU32>,
+    silent: Arc<AtomicUsize>,
     broken: Arc<Notify>,
 }
 
@@ -50,7 +50,7 @@ impl Connected {
     /// Sends one command.
     pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value> {
         let answer = self.connection.req_packed_command(command).await;
-        self.judge(answer)
+        self.judge(answer, 1)
     }
 
     /// Sends commands together, one round trip. Each has its own answer, which
@@ -61,25 +61,19 @@ impl Connected {
         count: usize,
     ) -> Result<Vec<Value>> {
         let answer = self.connection.req_packed_commands(commands, 0, count).await;
-        self.judge(answer)
+        self.judge(answer, count)
     }
 
-    /// Subscribes to channels; what arrives goes to the link's [`OnPush`].
-    pub(super) async fn subscribe(&mut self, channels: &[String]) -> Result<()> {
-        let answer = self.connection.subscribe(channels).await;
-        self.judge(answer)
+    /// Subscribes to a channel; what arrives goes to the link's [`OnPush`].
+    pub(super) async fn subscribe(&mut self, channel: &str) -> Result<()> {
+        let answer = self.connection.subscribe(channel).await;
+        self.judge(answer, 1)
     }
 
-    /// Takes [`Connected::subscribe`] back.
-    pub(super) async fn unsubscribe(&mut self, channels: &[String]) -> Result<()> {
-        let answer = self.connection.unsubscribe(channels).await;
-        self.judge(answer)
-    }
-
-    fn judge<T>(&self, answer: redis::RedisResult<T>) -> Result<T> {
+    fn judge<T>(&self, answer: redis::RedisResult<T>, commands: usize) -> Result<T> {
         match &answer {
             Err(error) if error.is_timeout() => {
-                if self.silent.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT_COMMANDS {
+                if self.silent.fetch_add(commands, Ordering::Relaxed) + commands >= SILENT_COMMANDS {
                     self.broken.notify_one();
                 }
             }
@@ -190,7 +184,7 @@ async fn supervise(
                     tracing::info!(generation, skipped, "connected to Redis again");
                 }
                 let since = Instant::now();
-                let silent = Arc::new(AtomicU32::new(0));
+                let silent = Arc::new(AtomicUsize::new(0));
                 let connected =
                     Connected { connection, generation, silent, broken: broken.clone() };
                 current.send_replace(Some(connected.clone()));

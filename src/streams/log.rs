@@ -8,14 +8,17 @@
 
 pub(crate) mod place;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Pipeline, Value, cmd};
 
 use place::Place;
 
+use super::hint::Hints;
+use super::lane::{Append, Outcome};
 use super::link::Connected;
-use super::{Error, Result, Streams, answered, is_stale_id};
+use super::{Error, Receipt, Result, Streams, answered, is_stale_id};
 use crate::domain::event::Encoded;
 use crate::domain::retry::Backoff;
 use crate::domain::{Answer, Event, EventId, TaskId};
@@ -43,13 +46,14 @@ pub struct Log {
     streams: Streams,
     task: TaskId,
     key: String,
-    wake: String,
     place: Place,
+    receipt: Arc<Receipt>,
 }
 
 /// What one try to append came to.
 enum Try {
-    Confirmed(u64),
+    /// By a connection, and when.
+    Confirmed(u64, Instant),
     Unknown,
     Stopped(Stopped),
 }
@@ -63,8 +67,8 @@ impl Streams {
             streams: self.clone(),
             task,
             key: self.keys().task(task),
-            wake: self.keys().wake(task),
             place: Place::new(attempt),
+            receipt: Arc::default(),
         }
     }
 }
@@ -85,6 +89,11 @@ impl Log {
     /// whose predecessor may still be on its way.
     pub const fn free_id(&self) -> EventId {
         self.place.free_id()
+    }
+
+    /// Where outcomes arrive: for whoever has better to do than to hear of each.
+    pub(crate) fn receipt(&self) -> Arc<Receipt> {
+        self.receipt.clone()
     }
 
     /// Appends an event, repeating it until its outcome is known, however long
@@ -117,9 +126,9 @@ impl Log {
         let mut failures = 0;
         loop {
             match self.try_append(event, create).await {
-                Try::Confirmed(generation) => {
+                Try::Confirmed(generation, at) => {
                     let id = self.place.confirmed(event.name, generation);
-                    metrics::event_appended(event.name, started.elapsed());
+                    metrics::event_appended(event.name, at.saturating_duration_since(started));
                     return Ok(id);
                 }
                 Try::Stopped(stopped) => {
@@ -140,58 +149,69 @@ impl Log {
     }
 
     async fn try_append(&mut self, event: &Encoded, create: bool) -> Try {
+        if create {
+            return self.create(event).await;
+        }
+        self.place.sending();
+        let append = self.add(event);
+        let Outcome { answer, generation, at } =
+            self.streams.inner.lane.append(append, &self.receipt).await;
+        match answer.and_then(answered) {
+            Ok(Value::Nil) => Try::Stopped(Stopped::Gone),
+            Ok(_) => Try::Confirmed(generation, at),
+            Err(error) if is_stale_id(&error) => self.find_out().await,
+            Err(error) => self.unknown(&error),
+        }
+    }
+
+    async fn create(&mut self, event: &Encoded) -> Try {
         let mut connected = match self.streams.connection().await {
             Ok(connected) => connected,
             Err(error) => return self.unknown(&error),
         };
         self.place.sending();
-        let next = self.place.next();
-        let answer = if create {
-            add_and_expire(&mut connected, &self.streams, &self.key, &self.wake, &[(next, event)])
-                .await
-        } else {
-            self.add(&mut connected, next, event).await
-        };
-        match answer {
-            Ok(true) => Try::Confirmed(connected.generation),
-            Ok(false) => Try::Stopped(Stopped::Gone),
-            Err(error) if is_stale_id(&error) => self.find_out(&mut connected).await,
+        let events = [(self.place.next(), event)];
+        match add_and_expire(&mut connected, &self.streams, self.task, &events).await {
+            Ok(()) => Try::Confirmed(connected.generation, Instant::now()),
+            Err(error) if is_stale_id(&error) => self.find_out().await,
             Err(error) => self.unknown(&error),
         }
     }
 
-    /// `XADD … NOMKSTREAM` and the hint in one round trip. False: no stream.
-    async fn add(&self, connected: &mut Connected, id: EventId, event: &Encoded) -> Result<bool> {
-        /// Bytes and arguments of both commands beside what varies.
+    /// `XADD … NOMKSTREAM`. Answered with nil where there is no stream.
+    fn add(&self, event: &Encoded) -> Append {
+        /// Bytes and arguments beside what varies.
         const BYTES: usize = 64;
         const ARGUMENTS: usize = 11;
-        let id = id.text();
-        let mut add = Cmd::with_capacity(ARGUMENTS, self.key.len() + event.data.len() + BYTES);
-        add.arg("XADD")
+        let next = self.place.next();
+        let bytes = self.key.len() + event.data.len() + BYTES;
+        let mut command = Cmd::with_capacity(ARGUMENTS, bytes);
+        command
+            .arg("XADD")
             .arg(&self.key)
             .arg("NOMKSTREAM")
             .arg("MAXLEN")
             .arg("~")
             .arg(self.streams.inner.maxlen)
-            .arg(&*id)
+            .arg(&*next.text())
             .arg("e")
             .arg(event.name.as_str())
             .arg("d")
             .arg(&event.data);
-        let mut hint = Cmd::with_capacity(3, self.wake.len() + BYTES);
-        hint.arg("PUBLISH").arg(&self.wake).arg(&*id);
-        let mut commands = Pipeline::with_capacity(2);
-        commands.add_command(add).add_command(hint);
-        // A hint that fails costs a second, no event: only XADD's answer counts.
-        let added = connected.send_all(&commands, 2).await?.into_iter().next();
-        Ok(!matches!(answered(added.unwrap_or(Value::Nil))?, Value::Nil))
+        Append { command, bytes, hint: (self.task, next) }
     }
 
     /// Refused as not above the last: was that ours, or another attempt's?
-    async fn find_out(&self, connected: &mut Connected) -> Try {
+    async fn find_out(&self) -> Try {
         let next = self.place.next();
-        match last_id(connected, &self.key).await {
-            Ok(Some(last)) if last == next => Try::Confirmed(connected.generation),
+        let mut connected = match self.streams.connection().await {
+            Ok(connected) => connected,
+            Err(error) => return self.unknown(&error),
+        };
+        match last_id(&mut connected, &self.key).await {
+            Ok(Some(last)) if last == next => {
+                Try::Confirmed(connected.generation, Instant::now())
+            }
             Ok(Some(last)) if last.attempt > next.attempt => Try::Stopped(Stopped::Fenced),
             Ok(Some(last)) if last > next => Try::Stopped(Stopped::Diverged),
             // Gone or emptied since it was refused: try again, and see.
@@ -211,20 +231,20 @@ impl Log {
 }
 
 /// `XADD`s and `EXPIRE` in one transaction, so that no stream is ever left
-/// without an expiry, then the hint. True once all are in the stream.
+/// without an expiry, then the hint.
 async fn add_and_expire(
     connected: &mut Connected,
     streams: &Streams,
-    key: &str,
-    wake: &str,
+    task: TaskId,
     events: &[(EventId, &Encoded)],
-) -> Result<bool> {
+) -> Result<()> {
+    let key = streams.keys().task(task);
     let mut commands = Pipeline::with_capacity(events.len() + 4);
     commands.cmd("MULTI");
     for (id, event) in events {
         commands
             .cmd("XADD")
-            .arg(key)
+            .arg(&key)
             .arg(id.to_string())
             .arg("e")
             .arg(event.name.as_str())
@@ -233,8 +253,8 @@ async fn add_and_expire(
     }
     commands.cmd("PEXPIRE").arg(key).arg(ttl_ms(streams));
     commands.cmd("EXEC");
-    let last = events.last().map(|(id, _)| id.to_string()).unwrap_or_default();
-    commands.cmd("PUBLISH").arg(wake).arg(last);
+    let last = events.last().map_or(EventId::START, |(id, _)| *id);
+    commands.cmd("PUBLISH").arg(streams.keys().wake()).arg(Hints::of(task, last).as_str());
     let mut answers = connected.send_all(&commands, events.len() + 4).await?;
     answers.pop();
     let exec = answers.pop().unwrap_or(Value::Nil);
@@ -244,7 +264,7 @@ async fn add_and_expire(
             results.pop();
             let added = results.pop().ok_or(Error::Unexpected("EXEC"))?;
             answered(added)?;
-            Ok(true)
+            Ok(())
         }
         other => {
             answered(other)?;
@@ -288,9 +308,8 @@ impl Streams {
         let started = Instant::now();
         let mut connected = self.connection().await?;
         let events: Vec<_> = events.iter().map(|(id, event)| (*id, event)).collect();
-        let (key, wake) = (self.keys().task(task), self.keys().wake(task));
-        match add_and_expire(&mut connected, self, &key, &wake, &events).await {
-            Ok(_) => {
+        match add_and_expire(&mut connected, self, task, &events).await {
+            Ok(()) => {
                 if let Some((_, event)) = events.last() {
                     metrics::event_appended(event.name, started.elapsed());
                 }

@@ -12,9 +12,11 @@ pub mod dead;
 mod entry;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod hint;
 pub mod history;
 pub mod inspect;
 mod keys;
+mod lane;
 mod link;
 pub mod log;
 pub mod queue;
@@ -30,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 use blocking::BlockingPool;
 pub use entry::Entry;
 use keys::Keys;
+use lane::Lane;
+pub(crate) use lane::Receipt;
 use link::{Connected, Link};
 
 /// Where Redis is.
@@ -68,7 +72,7 @@ pub struct Options {
 }
 
 /// Why something was not done in Redis.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// There is no connection, or it broke: the outcome is unknown.
     #[error("Redis is not available")]
@@ -103,6 +107,7 @@ struct Inner {
     client: Client,
     keys: Keys,
     link: Link,
+    lane: Lane,
     ttl: Duration,
     maxlen: u64,
     stop: CancellationToken,
@@ -145,12 +150,15 @@ impl Streams {
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let client = Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp))?;
+        let keys = Keys::new(&address.redis_prefix);
         let link = Link::start(client.clone(), None, stop.clone());
+        let lane = Lane::start(link.clone(), keys.wake(), stop.clone());
         Ok(Self {
             inner: Arc::new(Inner {
                 client,
-                keys: Keys::new(&address.redis_prefix),
+                keys,
                 link,
+                lane,
                 ttl,
                 maxlen,
                 stop,

@@ -79,6 +79,11 @@ impl Outbox {
         }
     }
 
+    /// Nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// The next event to append.
     fn take(&mut self) -> Option<Encoded> {
         let Self { answer, written, waiting } = self;

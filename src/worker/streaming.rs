@@ -1,6 +1,7 @@
 //! An attempt whose model is talking: one append at a time, to the end.
 
 use std::future::{pending, poll_fn};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use crate::domain::{Event, EventId, TaskId};
 use crate::metrics;
 use crate::model::{ModelError, without_nul};
 use crate::store::{Begun, RetryOutcome, TaskError};
+use crate::streams::Receipt;
 use crate::streams::log::{Log, Stopped};
 use crate::tasks::Conclusion;
 
@@ -52,6 +54,8 @@ pub(super) struct Streaming<'a> {
     /// The one append in flight, unless the log is at hand. (A box for all of
     /// them: a token has one.)
     appending: ReusableBoxFuture<'static, Appended>,
+    /// Where the outcome of the append in flight arrives.
+    receipt: Arc<Receipt>,
     /// The ID that the append in flight has, or the last one had.
     sending: EventId,
     call: Call,
@@ -61,13 +65,15 @@ pub(super) struct Streaming<'a> {
 
 impl<'a> Streaming<'a> {
     pub(super) fn new(worker: &'a Worker, task: TaskId, begun: &'a Begun, call: Call) -> Self {
+        let log = worker.tasks.streams.log(task, begun.attempt);
         Self {
             worker,
             task,
             begun,
             started_at: Instant::now(),
             outbox: Outbox::default(),
-            log: Some(worker.tasks.streams.log(task, begun.attempt)),
+            receipt: log.receipt(),
+            log: Some(log),
             appending: ReusableBoxFuture::new(pending()),
             sending: EventId::new(begun.attempt, 0),
             call,
@@ -114,17 +120,27 @@ impl<'a> Streaming<'a> {
         {
             return Poll::Ready(stop);
         }
-        while ready!(appended).is_ok() {
-            if let Some(event) = self.next_event() {
-                self.append(event);
-            } else if let Some(completion) = self.completion.take() {
-                return Poll::Ready(Stop::Complete(completion));
-            } else {
-                return Poll::Pending;
+        loop {
+            match appended {
+                Poll::Ready(Ok(())) => {
+                    if let Some(event) = self.next_event() {
+                        self.append(event);
+                    } else if let Some(completion) = self.completion.take() {
+                        return Poll::Ready(Stop::Complete(completion));
+                    } else {
+                        return Poll::Pending;
+                    }
+                }
+                Poll::Ready(Err(())) => return Poll::Ready(Stop::Lost),
+                Poll::Pending => {
+                    let patient = self.outbox.is_empty() && self.completion.is_none();
+                    if !self.receipt.set_patient(patient) {
+                        return Poll::Pending;
+                    }
+                }
             }
             appended = self.poll_append(cx);
         }
-        Poll::Ready(Stop::Lost)
     }
 
     /// Takes in what the model says, all that is there: it becomes one event.

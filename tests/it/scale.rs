@@ -112,7 +112,7 @@ pub(crate) async fn append_to_all(
                     &[("e", name), ("d", data)],
                 )
                 .ignore();
-            commands.publish(format!("{prefix}:{{{partition}}}:wake:{task}"), &id).ignore();
+            commands.publish(format!("{prefix}:wake"), format!("{task} {id}")).ignore();
         }
         let _: () = commands.query_async(redis).await.expect("appends");
     }

@@ -1,18 +1,20 @@
 //! Reading because of nothing but time: the guarantee that no event is missed.
 //!
-//! Each blocking reader covers a share of the streams with one `XREAD BLOCK`
-//! of up to 256 keys on a connection of its own. A key can't join a block in
-//! progress, so where hints don't make that irrelevant a new stream rings the
-//! reader's bell: an entry in a stream of its own that is read along.
+//! Each blocking reader looks after a share of the streams. Those that hints
+//! come for are read, without blocking, once they have been quiet for a second
+//! and then each second. For the others there is one `XREAD BLOCK` of up to 256
+//! keys. A key can't join a block in progress, so a stream that comes meanwhile
+//! rings the reader's bell: an entry in a stream of its own that is read along.
+//! All of it goes over connections of its own: hints may hang with theirs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{Pipeline, Value, cmd};
+use redis::{Cmd, Pipeline, Value, cmd};
 
 use super::feed::lock;
-use super::hinted::{Reading, deliver};
-use super::{QUIET, RETRY, Shared};
+use super::hinted::{Reading, Way, deliver};
+use super::{RETRY, Shared};
 use crate::log_limit::LogLimit;
 use crate::streams::blocking::BlockingPool;
 use crate::streams::entry::{raw_entries, streams};
@@ -25,8 +27,9 @@ const KEYS: usize = 256;
 const COUNT: usize = 16;
 /// How long one read blocks. Redis rounds it up a little.
 const BLOCK: Duration = Duration::from_secs(1);
-/// How often the streams of a shard are looked through for quiet ones.
-const LOOK: Duration = Duration::from_millis(250);
+/// How long a stream with hints may be quiet before it is looked at, and how
+/// often it then is.
+const QUIET: Duration = Duration::from_secs(1);
 /// A bell that nobody rings is gone after this.
 const BELL_TTL_SECONDS: u64 = 60;
 
@@ -37,6 +40,7 @@ pub(super) async fn run(shared: Arc<Shared>, pool: BlockingPool, shard: usize) {
         bell: shared.streams.keys().bell(shared.id, shard),
         rung: "0-0".to_owned(),
         turn: 0,
+        look_at: Instant::now() + QUIET,
         shard,
         shared,
         pool,
@@ -65,12 +69,18 @@ struct Reader {
     rung: String,
     /// Which keys come first, when there are more than fit.
     turn: usize,
+    /// When quiet streams are looked at next.
+    look_at: Instant,
 }
 
 impl Reader {
     async fn round(&mut self) -> Result<()> {
         let shared = self.shared.clone();
         let shard = &shared.shards[self.shard];
+        if Instant::now() >= self.look_at {
+            self.look().await?;
+            self.look_at = Instant::now() + QUIET;
+        }
         let (keys, groups) = self.choose();
         if keys.is_empty() {
             let empty = lock(&shard.feeds).is_empty();
@@ -78,7 +88,7 @@ impl Reader {
                 if empty {
                     std::future::pending::<()>().await;
                 }
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep_until(self.look_at.into()).await;
             };
             tokio::select! {
                 () = shard.joined.notified() => {}
@@ -86,8 +96,12 @@ impl Reader {
             }
             return Ok(());
         }
+        let mut block = BLOCK / groups;
+        if shared.is_hinted() {
+            block = block.min(self.look_at.saturating_duration_since(Instant::now()));
+        }
         let answer = tokio::select! {
-            answer = self.read(&keys, BLOCK / groups) => answer,
+            answer = self.read(&keys, block) => answer,
             never = self.ring_when_joined() => never,
         };
         let answer = answer?;
@@ -97,17 +111,42 @@ impl Reader {
             self.rung = heard.id;
         }
         let news = news.into_iter().map(|(key, stream)| (Value::BulkString(key.into()), stream));
-        deliver(&shared, "block", Value::Map(news.collect()), &keys, COUNT);
+        deliver(&shared, Way::Block, Value::Map(news.collect()), &keys, COUNT);
+        Ok(())
+    }
+
+    /// Reads the streams that hints come for, and came for none lately.
+    async fn look(&self) -> Result<()> {
+        if !self.shared.is_hinted() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let quiet: Vec<_> = lock(&self.shared.shards[self.shard].feeds)
+            .values()
+            .filter(|feed| feed.is_quiet(now, QUIET) && !feed.doubts_hints())
+            .cloned()
+            .collect();
+        for feeds in quiet.chunks(KEYS) {
+            let keys: Vec<_> = feeds
+                .iter()
+                .map(|feed| Reading { after: feed.read(), feed: feed.clone() })
+                .collect();
+            let mut command = cmd("XREAD");
+            command.arg("COUNT").arg(COUNT).arg("STREAMS");
+            add_streams(&mut command, None, &keys);
+            let answer = answered(self.pool.read(&command, Duration::ZERO).await?)?;
+            deliver(&self.shared, Way::Look, answer, &keys, COUNT);
+        }
         Ok(())
     }
 
     /// The streams of this round, and how many rounds go through all.
     fn choose(&mut self) -> (Vec<Reading>, u32) {
         let shard = &self.shared.shards[self.shard];
-        let now = Instant::now();
+        let hinted = self.shared.is_hinted();
         let mut waiting: Vec<_> = lock(&shard.feeds)
             .values()
-            .filter(|feed| feed.needs_blocking(now, QUIET))
+            .filter(|feed| !hinted || feed.doubts_hints())
             .cloned()
             .collect();
         let rounds = waiting.len().div_ceil(KEYS).max(1);
@@ -124,14 +163,8 @@ impl Reader {
     async fn read(&self, keys: &[Reading], block: Duration) -> Result<Value> {
         let millis = u64::try_from(block.as_millis()).unwrap_or(1000).max(1);
         let mut command = cmd("XREAD");
-        command.arg("COUNT").arg(COUNT).arg("BLOCK").arg(millis).arg("STREAMS").arg(&self.bell);
-        for reading in keys {
-            command.arg(&reading.feed.key);
-        }
-        command.arg(&self.rung);
-        for reading in keys {
-            command.arg(reading.after.to_string());
-        }
+        command.arg("COUNT").arg(COUNT).arg("BLOCK").arg(millis).arg("STREAMS");
+        add_streams(&mut command, Some((&self.bell, &self.rung)), keys);
         answered(self.pool.read(&command, block).await?)
     }
 
@@ -148,5 +181,18 @@ impl Reader {
             let _ = connected.send_all(&commands, 4).await;
         }
         std::future::pending().await
+    }
+}
+
+/// The keys of an `XREAD`, and the IDs after which they are read.
+fn add_streams(command: &mut Cmd, bell: Option<(&str, &str)>, keys: &[Reading]) {
+    let (bell, rung) = bell.unzip();
+    command.arg(bell);
+    for reading in keys {
+        command.arg(&reading.feed.key);
+    }
+    command.arg(rung);
+    for reading in keys {
+        command.arg(&*reading.after.text());
     }
 }

@@ -115,8 +115,8 @@ struct State {
     /// The last entry that was delivered.
     read: EventId,
     mailboxes: Vec<Arc<Mailbox>>,
-    /// Its wake-up channel is subscribed to.
-    hinted: bool,
+    /// Something was read that no hint had come for.
+    doubtful: bool,
     /// It waits to be read.
     dirty: bool,
     last_news: Instant,
@@ -129,7 +129,7 @@ impl Feed {
         let state = State {
             read,
             mailboxes: Vec::new(),
-            hinted: false,
+            doubtful: false,
             dirty: false,
             last_news: now,
             last_checked: now,
@@ -204,6 +204,7 @@ impl Feed {
     /// was not marked yet.
     pub(super) fn soil_for(&self, hint: EventId) -> bool {
         let mut state = lock(&self.state);
+        state.doubtful = false;
         hint > state.read && !std::mem::replace(&mut state.dirty, true)
     }
 
@@ -215,19 +216,19 @@ impl Feed {
         (!state.mailboxes.is_empty()).then_some(state.read)
     }
 
-    pub(super) fn set_hinted(&self, hinted: bool) {
-        lock(&self.state).hinted = hinted;
+    /// Hints can't be relied on, until one comes.
+    pub(super) fn doubt_hints(&self) {
+        lock(&self.state).doubtful = true;
     }
 
-    pub(super) fn is_hinted(&self) -> bool {
-        lock(&self.state).hinted
+    pub(super) fn doubts_hints(&self) -> bool {
+        lock(&self.state).doubtful
     }
 
-    /// A blocking read has to cover it: no hints, or quiet for `quiet`.
-    /// Asked of every feed several times a second: the caller has the clock.
-    pub(super) fn needs_blocking(&self, now: Instant, quiet: Duration) -> bool {
-        let state = lock(&self.state);
-        !state.hinted || now.saturating_duration_since(state.last_news) >= quiet
+    /// No news for `quiet`. Asked of every feed each second: the caller has the
+    /// clock.
+    pub(super) fn is_quiet(&self, now: Instant, quiet: Duration) -> bool {
+        now.saturating_duration_since(lock(&self.state).last_news) >= quiet
     }
 
     /// Silent for so long that its end may have been lost. Asked at most once

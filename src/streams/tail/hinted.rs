@@ -1,9 +1,9 @@
 //! Reading because of hints: fast, and never relied on.
 //!
-//! A stream's channel is subscribed to first, and the stream read once after,
-//! so that nothing falls between. When the connection breaks, every channel is
+//! The channel of hints is subscribed to first, and each stream read once after,
+//! so that nothing falls between. When the connection breaks, the channel is
 //! subscribed to again and every stream read again. Where the subscription is
-//! refused (ACL), blocking reads cover the stream instead.
+//! refused (ACL), blocking reads cover the streams instead.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,13 +13,13 @@ use redis::{Cmd, PushInfo, PushKind, Value};
 
 use super::feed::{Feed, lock};
 use super::{Hints, PAGE, RETRY, Shared};
-use crate::domain::{EventId, TaskId};
+use crate::domain::EventId;
 use crate::log_limit::LogLimit;
 use crate::metrics;
 use crate::streams::entry::{page, streams};
-use crate::streams::{PATIENCE, Result, answered};
+use crate::streams::{PATIENCE, Result, answered, hint};
 
-/// Streams in one read, and channels in one subscription, at most.
+/// Streams in one read, at most.
 const BATCH: usize = 512;
 /// Entries of all streams in one read, about.
 const ENTRIES: usize = 4096;
@@ -28,31 +28,55 @@ const ID: usize = 8;
 /// How long after a refusal hints are asked for again.
 const REFUSED: Duration = Duration::from_secs(30);
 
-/// A change of what is subscribed to. Done in order.
+/// Why streams were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
-    Hints(TaskId),
-    NoHints(TaskId),
+pub(super) enum Way {
+    Hint,
+    /// A hinted stream was quiet.
+    Look,
+    Block,
+}
+
+impl Way {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Hint => "hint",
+            Self::Look => "look",
+            Self::Block => "block",
+        }
+    }
 }
 
 impl Shared {
-    /// A message on a wake-up channel. Runs on the connection's own task.
+    /// A message of hints. Runs on the connection's own task.
     pub(super) fn on_hint(&self, push: &PushInfo) {
-        if push.kind != PushKind::Message {
+        let (PushKind::Message, [_, Value::BulkString(message)]) =
+            (&push.kind, push.data.as_slice())
+        else {
             return;
+        };
+        let feeds = lock(&self.feeds);
+        let mut news = false;
+        for (task, event) in hint::read(message) {
+            if let Some(feed) = feeds.get(&task)
+                && feed.soil_for(event)
+            {
+                lock(&self.dirty).push(feed.clone());
+                news = true;
+            }
         }
-        let [Value::BulkString(channel), Value::BulkString(payload)] = push.data.as_slice() else {
-            return;
-        };
-        let Some(feed) = self.streams.keys().woken(channel).and_then(|task| self.feed(task)) else {
-            return;
-        };
-        let hint: Option<EventId> = std::str::from_utf8(payload).ok().and_then(|p| p.parse().ok());
-        if let Some(hint) = hint
-            && feed.soil_for(hint)
-        {
-            lock(&self.dirty).push(feed);
+        drop(feeds);
+        if news {
             self.dirtied.notify_one();
+        }
+    }
+
+    /// Hints come from now on, or don't: then blocking reads cover all streams.
+    fn set_hinted(&self, hinted: bool) {
+        if self.hinted.swap(hinted, Ordering::Relaxed) && !hinted {
+            for shard in &self.shards {
+                shard.joined.notify_one();
+            }
         }
     }
 }
@@ -122,7 +146,7 @@ async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {
         command.arg(&*reading.after.text());
     }
     let answer = answered(connected.send(&command).await?)?;
-    deliver(shared, "hint", answer, batch, count);
+    deliver(shared, Way::Hint, answer, batch, count);
     Ok(())
 }
 
@@ -130,7 +154,7 @@ async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {
 /// Streams with `count` entries have more.
 pub(super) fn deliver(
     shared: &Shared,
-    way: &'static str,
+    way: Way,
     answer: Value,
     batch: &[Reading],
     count: usize,
@@ -146,104 +170,54 @@ pub(super) fn deliver(
         if !feed.deliver(*after, &page) || page.len >= count {
             shared.mark(feed);
         }
+        if way == Way::Look && page.len > 0 {
+            // Its hint was lost, or is late: until one comes, somebody waits for it.
+            feed.doubt_hints();
+            shared.shards[feed.shard].joined.notify_one();
+        }
     }
-    metrics::tail_read(way, total);
+    metrics::tail_read(way.name(), total);
 }
 
-/// Keeps the subscriptions as the feeds want them, for ever.
+/// Keeps the channel of hints subscribed to, for ever.
 pub(super) async fn keep_subscribed(shared: Arc<Shared>) {
     let mut generation = 0;
     loop {
-        let current = shared.link.generation();
-        if current > generation {
-            generation = current;
-            start_over(&shared);
+        match shared.link.reconnected(generation).await {
+            Ok(newer) => generation = newer,
+            Err(_) => return,
         }
-        let wanted = std::mem::take(&mut *lock(&shared.wanted));
-        if wanted.is_empty() {
+        shared.reconnected.store(true, Ordering::Relaxed);
+        shared.set_hinted(false);
+        loop {
+            let hinted = shared.hints == Hints::On && subscribe(&shared).await;
+            shared.set_hinted(hinted);
+            // Redis may have lost anything, and hints were lost.
+            for feed in lock(&shared.feeds).values() {
+                shared.mark(feed);
+            }
+            if hinted || shared.hints == Hints::Off {
+                break;
+            }
             tokio::select! {
-                () = shared.wants.notified() => {}
-                newer = shared.link.reconnected(generation) => if newer.is_err() { return },
-            }
-            continue;
-        }
-        for (subscribe, tasks) in runs(&wanted) {
-            for batch in tasks.chunks(BATCH) {
-                change(&shared, subscribe, batch).await;
+                () = tokio::time::sleep(REFUSED) => {}
+                newer = shared.link.reconnected(generation) => match newer {
+                    Ok(_) => break,
+                    Err(_) => return,
+                },
             }
         }
     }
 }
 
-/// A new connection knows no subscription, and Redis may have lost anything.
-fn start_over(shared: &Shared) {
-    shared.reconnected.store(true, Ordering::Relaxed);
-    // Under the lock, so that who leaves meanwhile is unsubscribed after.
-    for feed in lock(&shared.feeds).values() {
-        feed.set_hinted(false);
-        shared.mark(feed);
-        if shared.hints == Hints::On {
-            shared.want(Wanted::Hints(feed.task));
-        }
-    }
-    for shard in &shared.shards {
-        shard.joined.notify_one();
-    }
-}
-
-/// Consecutive changes of one kind, to be sent together.
-fn runs(wanted: &[Wanted]) -> Vec<(bool, Vec<TaskId>)> {
-    wanted
-        .chunk_by(|a, b| matches!(a, Wanted::Hints(_)) == matches!(b, Wanted::Hints(_)))
-        .map(|run| {
-            let subscribe = matches!(run.first(), Some(Wanted::Hints(_)));
-            let tasks = run
-                .iter()
-                .map(|wanted| match wanted {
-                    Wanted::Hints(task) | Wanted::NoHints(task) => *task,
-                })
-                .collect();
-            (subscribe, tasks)
-        })
-        .collect()
-}
-
-async fn change(shared: &Arc<Shared>, subscribe: bool, tasks: &[TaskId]) {
-    let keys = shared.streams.keys();
-    let channels: Vec<_> = tasks.iter().map(|task| keys.wake(*task)).collect();
-    if !subscribe {
-        // Nothing is lost by a failure: hints for a stream that nobody follows
-        // are ignored, and the next connection knows nothing of them.
-        if let Ok(mut connected) = shared.link.get(Duration::ZERO).await {
-            let _ = connected.unsubscribe(&channels).await;
-        }
-        return;
-    }
+async fn subscribe(shared: &Shared) -> bool {
     let outcome = match shared.link.get(PATIENCE).await {
-        Ok(mut connected) => connected.subscribe(&channels).await,
+        Ok(mut connected) => connected.subscribe(&shared.streams.keys().wake()).await,
         Err(error) => Err(error),
     };
-    let feeds: Vec<_> = tasks.iter().filter_map(|task| shared.feed(*task)).collect();
-    for feed in &feeds {
-        feed.set_hinted(outcome.is_ok());
-        shared.mark(feed);
-    }
-    let Err(error) = outcome else { return };
-    for feed in &feeds {
-        shared.shards[feed.shard].joined.notify_one();
-    }
+    let Err(error) = outcome else { return true };
     if let Some(skipped) = shared.hints_refused.pass() {
         tracing::warn!(%error, skipped, "no wake-up hints; blocking reads alone serve the streams");
     }
-    let (shared, tasks) = (Arc::downgrade(shared), tasks.to_vec());
-    tokio::spawn(async move {
-        tokio::time::sleep(REFUSED).await;
-        let Some(shared) = shared.upgrade() else { return };
-        let feeds = lock(&shared.feeds);
-        for task in tasks {
-            if feeds.get(&task).is_some_and(|feed| !feed.is_hinted()) {
-                shared.want(Wanted::Hints(task));
-            }
-        }
-    });
+    false
 }

@@ -4,8 +4,9 @@
 //! live are the same read: `XREAD` after a concrete ID. Two things make the
 //! process read:
 //!
-//! - a **blocking `XREAD`** (`blocker`) is the guarantee: it covers every
-//!   stream without hints, and every stream that has been quiet for a second;
+//! - **time** (`blocker`) is the guarantee: an `XREAD` that blocks covers every
+//!   stream without hints, and one that doesn't looks after every hinted stream
+//!   that has been quiet for a second;
 //! - a **hint** (`hinted`) only makes it fast: the streams that were hinted
 //!   at go into one non-blocking multi-key `XREAD`, and hints that arrive
 //!   meanwhile make the next one.
@@ -29,7 +30,6 @@ use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
 use self::feed::{Feed, Mail, Mailbox, lock};
-use self::hinted::Wanted;
 use super::entry::{Page, page, streams};
 use super::link::Link;
 use super::{Entry, Result, Streams, answered};
@@ -69,8 +69,6 @@ const PAGE: usize = 100;
 /// Subscribers that read pages of their own at the same time: their answers wait in
 /// one connection's buffer.
 const CATCHING_UP: usize = 8;
-/// How long a stream with hints may be quiet before a blocking read covers it.
-const QUIET: Duration = Duration::from_secs(1);
 const RETRY: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(1) };
 
 /// Follows task streams. Clones share everything.
@@ -94,8 +92,8 @@ struct Shared {
     shards: Vec<Shard>,
     dirty: Mutex<Vec<Arc<Feed>>>,
     dirtied: Notify,
-    wanted: Mutex<Vec<Wanted>>,
-    wants: Notify,
+    /// Hints are subscribed to.
+    hinted: AtomicBool,
     /// Redis was away: every stream's end may have been lost.
     reconnected: AtomicBool,
     hints_refused: LogLimit,
@@ -140,8 +138,7 @@ impl Tail {
                 shards: (0..options.blocking_connections).map(|_| Shard::default()).collect(),
                 dirty: Mutex::default(),
                 dirtied: Notify::new(),
-                wanted: Mutex::default(),
-                wants: Notify::new(),
+                hinted: AtomicBool::new(false),
                 reconnected: AtomicBool::new(false),
                 hints_refused: LogLimit::new(),
                 catching_up: Semaphore::new(CATCHING_UP),
@@ -219,22 +216,14 @@ impl Tail {
 }
 
 impl Shared {
-    fn feed(&self, task: TaskId) -> Option<Arc<Feed>> {
-        lock(&self.feeds).get(&task).cloned()
-    }
-
-    /// A feed is new: somebody has to read it. Under the lock of `feeds`.
+    /// A feed is new: it is read once, and from now on when it is hinted at, so
+    /// that nothing falls between. Under the lock of `feeds`.
     fn join(&self, feed: &Arc<Feed>) {
         let shard = &self.shards[feed.shard];
         lock(&shard.feeds).insert(feed.task, feed.clone());
         let first = shard.count.fetch_add(1, Ordering::Relaxed) == 0;
-        if self.hints == Hints::On {
-            // Subscribed first and read after, so that nothing falls between.
-            self.want(Wanted::Hints(feed.task));
-        } else {
-            self.mark(feed);
-        }
-        if first || self.hints == Hints::Off {
+        self.mark(feed);
+        if first || !self.is_hinted() {
             shard.joined.notify_one();
         }
     }
@@ -244,14 +233,10 @@ impl Shared {
         let shard = &self.shards[feed.shard];
         lock(&shard.feeds).remove(&feed.task);
         shard.count.fetch_sub(1, Ordering::Relaxed);
-        if self.hints == Hints::On {
-            self.want(Wanted::NoHints(feed.task));
-        }
     }
 
-    fn want(&self, wanted: Wanted) {
-        lock(&self.wanted).push(wanted);
-        self.wants.notify_one();
+    fn is_hinted(&self) -> bool {
+        self.hinted.load(Ordering::Relaxed)
     }
 
     /// The feed has to be read.
