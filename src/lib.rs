@@ -61,7 +61,7 @@
 //! # A stream resumed
 //!
 //! 1. `api::stream` reads the cursor, and [`tasks::Tasks::follow`] opens the
-//!    stream by one statement ([`store::Store::stream_head`]): at its end (204),
+//!    stream by one statement ([`store::Store::stream_place`]): at its end (204),
 //!    from PostgreSQL if Redis doesn't hold the end any more, or else from the
 //!    tail.
 //! 2. [`streams::tail::Tail::subscribe`] brings the entries after the cursor:

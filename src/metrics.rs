@@ -43,6 +43,8 @@ struct Hot {
     appended: Vec<(EventName, Counter)>,
     append_duration: Histogram,
     sent: Counter,
+    /// Reads, and those of them that brought nothing.
+    reads: Vec<(Way, Counter, Counter)>,
     entries: Counter,
 }
 
@@ -53,6 +55,13 @@ static HOT: LazyLock<Hot> = LazyLock::new(|| Hot {
         .collect(),
     append_duration: histogram!("rill_append_duration_seconds"),
     sent: counter!("rill_events_sent_total"),
+    reads: Way::ALL
+        .into_iter()
+        .map(|(way, name)| {
+            let reads = counter!("rill_tail_reads_total", "way" => name);
+            (way, reads, counter!("rill_tail_empty_reads_total", "way" => name))
+        })
+        .collect(),
     entries: counter!("rill_tail_entries_total"),
 });
 
@@ -102,10 +111,34 @@ pub fn events_sent(count: u64) {
     HOT.sent.increment(count);
 }
 
+/// Why task streams were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// There was news, said a hint.
+    Hint,
+    /// A stream that hints come for was quiet.
+    Look,
+    /// A read that blocks, for streams that no hints come for.
+    Block,
+    /// A subscriber came late, or was slow.
+    CatchUp,
+}
+
+impl Way {
+    const ALL: [(Self, &str); 4] = [
+        (Self::Hint, "hint"),
+        (Self::Look, "look"),
+        (Self::Block, "block"),
+        (Self::CatchUp, "catch_up"),
+    ];
+}
+
 /// One read of task streams brought `entries`.
-pub fn tail_read(way: &'static str, entries: usize) {
-    counter!("rill_tail_reads_total", "way" => way).increment(1);
-    counter!("rill_tail_empty_reads_total", "way" => way).increment(u64::from(entries == 0));
+pub fn tail_read(way: Way, entries: usize) {
+    if let Some((_, reads, empty)) = HOT.reads.iter().find(|(other, ..)| *other == way) {
+        reads.increment(1);
+        empty.increment(u64::from(entries == 0));
+    }
     HOT.entries.increment(entries as u64);
 }
 

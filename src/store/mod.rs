@@ -11,8 +11,10 @@ mod conversations;
 mod inspect;
 mod messages;
 mod tasks;
+mod together;
 mod workers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -24,9 +26,12 @@ pub use inspect::{Letter, TaskCounts, TaskStory, WorkerView};
 pub use messages::{MessageTask, NewPrompt, StoredMessage};
 pub use tasks::{
     Accepted, Begin, Begun, EndOutcome, Ending, Final, NewTask, Orphan, Requeued, RetryOutcome,
-    StreamEnd, StreamHead, Task, TaskError,
+    StreamEnd, StreamHead, StreamPlace, Task, TaskError,
 };
 pub use workers::Beat;
+
+use crate::domain::{AccountId, TaskId};
+use together::Together;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -60,27 +65,27 @@ pub struct Options {
 }
 
 /// Why a statement did not do its work.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// PostgreSQL can't be reached, or broke off: the outcome is unknown.
     /// Repeating helps when it is back.
     #[error("PostgreSQL is not available: {0}")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(#[source] Arc<sqlx::Error>),
     /// PostgreSQL did not answer in time: the outcome is unknown.
     #[error("PostgreSQL did not answer within {0:?}")]
     Timeout(Duration),
     /// The URL can't be read.
     #[error("it should be postgres://user:password@host:port/database, but: {0}")]
-    Url(#[source] sqlx::Error),
+    Url(#[source] Arc<sqlx::Error>),
     /// PostgreSQL refused the statement: a defect, or a schema that doesn't fit.
     #[error("PostgreSQL refused a statement: {0}")]
-    Refused(#[source] sqlx::Error),
+    Refused(#[source] Arc<sqlx::Error>),
     /// A stored value is not what it should be.
     #[error("a stored value is corrupt: {0}")]
     Corrupt(String),
     /// The schema could not be brought up to date.
     #[error("the migrations failed: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[source] Arc<sqlx::migrate::MigrateError>),
 }
 
 impl Error {
@@ -89,11 +94,15 @@ impl Error {
     /// promoted yet, credentials that change, a migration under way.)
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::Corrupt(_) | Self::Refused(sqlx::Error::Encode(_)) => true,
-            // 22 data exception, 23 constraint violation, 54 limit exceeded.
-            Self::Refused(sqlx::Error::Database(error)) => error
-                .code()
-                .is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class))),
+            Self::Corrupt(_) => true,
+            Self::Refused(error) => match &**error {
+                sqlx::Error::Encode(_) => true,
+                // 22 data exception, 23 constraint violation, 54 limit exceeded.
+                sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+                    ["22", "23", "54"].iter().any(|class| code.starts_with(class))
+                }),
+                _ => false,
+            },
             _ => false,
         }
     }
@@ -112,21 +121,27 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(Arc::new(error)),
             sqlx::Error::Database(database) => match database.code().as_deref() {
                 // 08 connection exception, 53 insufficient resources, 57 operator
                 // intervention (shutdown, starting up, cancelled), 40 rollback.
                 // https://www.postgresql.org/docs/current/errcodes-appendix.html
                 Some(code) if ["08", "53", "57", "40"].contains(&&code[..2]) => {
-                    Self::Unavailable(error)
+                    Self::Unavailable(Arc::new(error))
                 }
-                _ => Self::Refused(error),
+                _ => Self::Refused(Arc::new(error)),
             },
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
                 Self::Corrupt(error.to_string())
             }
-            _ => Self::Refused(error),
+            _ => Self::Refused(Arc::new(error)),
         }
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for Error {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        Self::Migrate(Arc::new(error))
     }
 }
 
@@ -151,6 +166,8 @@ pub struct Store {
     heartbeats: PgPool,
     /// Connections that this process opens at most.
     connections: u32,
+    /// Streams that are being opened.
+    places: Together<TaskId, Option<(AccountId, StreamPlace)>>,
 }
 
 impl Store {
@@ -169,7 +186,7 @@ impl Store {
     /// When the URL can't be read.
     pub fn at(address: &Address, connections: u32) -> Result<Self> {
         let url = address.database_url.expose();
-        let connect: PgConnectOptions = url.parse().map_err(Error::Url)?;
+        let connect: PgConnectOptions = url.parse().map_err(|error| Error::Url(Arc::new(error)))?;
         let limit = STATEMENT_LIMIT.as_millis().to_string();
         let connect = connect
             .application_name("rill")
@@ -184,6 +201,7 @@ impl Store {
             pool: pool(connect.clone(), connections.max(2) - 1, TRUST_IDLE),
             heartbeats: pool(connect, 1, Duration::ZERO),
             connections,
+            places: Together::default(),
         })
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{PushInfo, PushKind, Value, cmd};
+use redis::cmd;
 
 use super::link::Link;
 use super::{Result, Streams, answered};
@@ -30,18 +30,13 @@ impl Streams {
     /// on the connection's task and must be quick.
     pub fn on_cancel(&self, on_cancel: impl Fn(TaskId) + Send + Sync + 'static) {
         static REFUSED: LogLimit = LogLimit::new();
-        let on_push = Arc::new(move |push: &PushInfo| {
-            if push.kind != PushKind::Message {
-                return;
-            }
-            if let Some(Value::BulkString(payload)) = push.data.get(1)
-                && let Ok(text) = std::str::from_utf8(payload)
-                && let Ok(task) = text.parse()
-            {
+        let on_message = Arc::new(move |message: &[u8]| {
+            if let Some(task) = std::str::from_utf8(message).ok().and_then(|id| id.parse().ok()) {
                 on_cancel(task);
             }
         });
-        let link = Link::start(self.inner.client.clone(), Some(on_push), self.inner.stop.clone());
+        let link =
+            Link::start(self.inner.client.clone(), Some(on_message), self.inner.stop.clone());
         let channel = self.keys().cancel();
         tokio::spawn(async move {
             let mut generation = 0;

@@ -36,10 +36,6 @@ fn bytes(value: Value) -> Option<Bytes> {
     }
 }
 
-fn text(value: Value) -> Option<String> {
-    String::from_utf8(bytes(value)?.into()).ok()
-}
-
 /// The pairs of a map, or of a flat array: RESP3 and RESP2 differ.
 fn pairs(value: Value) -> impl Iterator<Item = (Value, Value)> {
     let (map, flat) = match value {
@@ -109,26 +105,27 @@ fn event(id: EventId, fields: Value) -> Option<Entry> {
     for (field, value) in pairs(fields) {
         let (Some(field), Some(value)) = (bytes(field), bytes(value)) else { continue };
         match &*field {
-            b"e" if name.is_none() => name = std::str::from_utf8(&value).ok()?.parse().ok(),
+            b"e" if name.is_none() => name = Some(value),
             b"d" if data.is_none() => data = Some(value),
             _ => {}
         }
     }
-    Some(Entry { id, name: name?, data: data? })
+    let name = std::str::from_utf8(&name?).ok()?.parse().ok()?;
+    Some(Entry { id, name, data: data? })
 }
 
 /// The streams of an `XREAD` reply, by key. Nil (nothing new) is none.
-pub(super) fn streams(value: Value) -> Vec<(String, Value)> {
+pub(super) fn streams(value: Value) -> Vec<(Bytes, Value)> {
     match value {
         Value::Map(pairs) => {
-            pairs.into_iter().filter_map(|(key, entries)| Some((text(key)?, entries))).collect()
+            pairs.into_iter().filter_map(|(key, entries)| Some((bytes(key)?, entries))).collect()
         }
         Value::Array(streams) => streams
             .into_iter()
             .filter_map(|stream| {
                 let Value::Array(parts) = stream else { return None };
                 let mut parts = parts.into_iter();
-                Some((text(parts.next()?)?, parts.next()?))
+                Some((bytes(parts.next()?)?, parts.next()?))
             })
             .collect(),
         _ => Vec::new(),

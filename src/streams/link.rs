@@ -16,6 +16,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, Va
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::tap::Taps;
 use super::{Error, Result};
 use crate::domain::retry::Backoff;
 use crate::log_limit::LogLimit;
@@ -33,8 +34,9 @@ const STEADY: Duration = Duration::from_secs(1);
 /// Commands that may wait for their turn to be written.
 const QUEUE: usize = 1024;
 
-/// Receives pushes (RESP3) on the connection's own task: must be quick.
-pub(super) type OnPush = Arc<dyn Fn(&PushInfo) + Send + Sync>;
+/// Receives what is published on the channels that a connection subscribes to
+/// (RESP3), on the connection's own task: must be quick.
+pub(super) type OnMessage = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 /// A connection, and which one it is.
 #[derive(Clone)]
@@ -64,7 +66,7 @@ impl Connected {
         self.judge(answer, count)
     }
 
-    /// Subscribes to a channel; what arrives goes to the link's [`OnPush`].
+    /// Subscribes to a channel; what arrives goes to the link's [`OnMessage`].
     pub(super) async fn subscribe(&mut self, channel: &str) -> Result<()> {
         let answer = self.connection.subscribe(channel).await;
         self.judge(answer, 1)
@@ -93,9 +95,22 @@ pub(super) struct Link {
 
 impl Link {
     /// Starts connecting, in a task of its own.
-    pub(super) fn start(client: Client, on_push: Option<OnPush>, stop: CancellationToken) -> Self {
+    pub(super) fn start(
+        client: Client,
+        on_message: Option<OnMessage>,
+        stop: CancellationToken,
+    ) -> Self {
         let (sender, current) = watch::channel(None);
-        tokio::spawn(supervise(client, on_push, stop, sender));
+        tokio::spawn(supervise(client, on_message, None, stop, sender));
+        Self { current }
+    }
+
+    /// As [`Link::start`], with replies taken out where they can be; see
+    /// [`Taps`].
+    pub(super) fn start_tapped(client: Client, taps: Taps, stop: CancellationToken) -> Self {
+        let (sender, current) = watch::channel(None);
+        let on_message = Some(taps.on_message.clone());
+        tokio::spawn(supervise(client, on_message, Some(taps), stop, sender));
         Self { current }
     }
 
@@ -131,16 +146,20 @@ impl Link {
 }
 
 struct Pushes {
-    on_push: Option<OnPush>,
+    on_message: Option<OnMessage>,
     broken: Arc<Notify>,
 }
 
 impl AsyncPushSender for Pushes {
     fn send(&self, info: PushInfo) -> std::result::Result<(), SendError> {
-        if info.kind == PushKind::Disconnection {
-            self.broken.notify_one();
-        } else if let Some(on_push) = &self.on_push {
-            on_push(&info);
+        match (info.kind, info.data.as_slice()) {
+            (PushKind::Disconnection, _) => self.broken.notify_one(),
+            (PushKind::Message, [_, Value::BulkString(message)]) => {
+                if let Some(on_message) = &self.on_message {
+                    on_message(message);
+                }
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -158,7 +177,8 @@ async fn ping(mut connected: Connected) {
 
 async fn supervise(
     client: Client,
-    on_push: Option<OnPush>,
+    on_message: Option<OnMessage>,
+    taps: Option<Taps>,
     stop: CancellationToken,
     current: watch::Sender<Option<Connected>>,
 ) {
@@ -169,13 +189,17 @@ async fn supervise(
     let mut failures = 0;
     while !stop.is_cancelled() {
         let broken = Arc::new(Notify::new());
-        let pushes = Pushes { on_push: on_push.clone(), broken: broken.clone() };
+        let pushes = Pushes { on_message: on_message.clone(), broken: broken.clone() };
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(RESPONSE_LIMIT))
             .set_connection_timeout(Some(CONNECT_LIMIT))
             .set_pipeline_buffer_size(QUEUE)
             .set_push_sender(pushes);
-        match client.get_multiplexed_async_connection_with_config(&config).await {
+        let connection = match &taps {
+            Some(taps) => taps.connect(&client, config).await,
+            None => client.get_multiplexed_async_connection_with_config(&config).await,
+        };
+        match connection {
             Ok(connection) => {
                 generation += 1;
                 if generation > 1

@@ -20,7 +20,9 @@ mod lane;
 mod link;
 pub mod log;
 pub mod queue;
+mod resp;
 pub mod tail;
+mod tap;
 pub mod trace;
 
 use std::sync::Arc;
@@ -189,9 +191,13 @@ impl Streams {
     }
 }
 
-/// An answer that may be an error of the server's.
+/// An answer that may be an error of the server's. (What it contains is not
+/// looked through.)
 fn answered(value: Value) -> Result<Value> {
-    value.extract_error().map_err(Error::from)
+    match value {
+        Value::ServerError(error) => Err(Error::Redis(error.into())),
+        value => Ok(value),
+    }
 }
 
 /// `XADD` refused an ID that is not above the stream's last.

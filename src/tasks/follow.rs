@@ -53,7 +53,8 @@ enum Source {
 
 impl Tasks {
     /// Opens a task's stream after `cursor` ([`EventId::START`]: from the
-    /// beginning). One statement. A cursor ahead of the stream is no error: the
+    /// beginning). One statement, shared by all that are opened at the same time;
+    /// a second one where Redis doesn't hold the end any more. A cursor ahead of the stream is no error: the
     /// reader waits for the reset that will come.
     ///
     /// # Errors
@@ -64,29 +65,29 @@ impl Tasks {
         task: TaskId,
         cursor: EventId,
     ) -> Result<Follow> {
-        let Some(head) = self.store.stream_head(Some(account), task).await? else {
+        let Some(place) = self.store.stream_place(account, task).await? else {
             return Ok(Follow::NoTask);
         };
-        if head.end.as_ref().is_some_and(|end| cursor >= end.id) {
+        if place.end.is_some_and(|end| cursor >= end) {
             metrics::stream_opened("ended");
             return Ok(Follow::AtEnd);
         }
-        let held = match &head.end {
-            Some(end) => self.streams.holds(task, end.id).await.unwrap_or(false),
+        let held = match place.end {
+            Some(end) => self.streams.holds(task, end).await.unwrap_or(false),
             None => true,
         };
-        let source = match (head.end, &self.tail) {
-            (Some(end), _) if !held => {
+        let source = match &self.tail {
+            _ if !held => {
                 metrics::stream_opened("database");
-                Source::End(Box::new(end))
+                Source::Database
             }
-            (_, Some(tail)) => {
+            Some(tail) => {
                 metrics::stream_opened("redis");
                 // What attempts before this one wrote is worth nothing now.
-                let after = cursor.max(EventId::new(head.attempt, 0).before());
+                let after = cursor.max(EventId::new(place.attempt, 0).before());
                 Source::Stream(tail.subscribe(task, after), Splice::after(after))
             }
-            (_, None) => Source::Nothing,
+            None => Source::Nothing,
         };
         Ok(Follow::Reader(Box::new(Reader { tasks: self.clone(), task, sent: cursor, source })))
     }
@@ -127,7 +128,7 @@ impl Reader {
     async fn ask(&self) -> Source {
         let mut failures = 0;
         loop {
-            match self.tasks.store.stream_head(None, self.task).await {
+            match self.tasks.store.stream_head(self.task).await {
                 Ok(Some(head)) => {
                     return head.end.map_or(Source::Nothing, |end| Source::End(Box::new(end)));
                 }

@@ -1,5 +1,7 @@
 //! Tasks as their owners and readers see them.
 
+use std::collections::HashMap;
+
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
@@ -47,7 +49,16 @@ impl Task {
     }
 }
 
-/// What opening a stream has to know; one statement.
+/// What opening a stream has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamPlace {
+    /// The newest attempt.
+    pub attempt: u32,
+    /// The terminal event's ID, if the task has ended.
+    pub end: Option<EventId>,
+}
+
+/// Where a task is, with its answer once it has ended.
 #[derive(Debug, Clone)]
 pub struct StreamHead {
     /// Where the task is in its life.
@@ -127,16 +138,26 @@ impl Store {
         .await
     }
 
-    /// What opening a stream has to know, of a task of the account if one is
-    /// given. The answer comes along once the task has ended.
+    /// What opening a stream has to know, of a task of the account. One statement
+    /// for all that ask while the one before it is under way.
     ///
     /// # Errors
     /// When PostgreSQL is away.
-    pub async fn stream_head(
+    pub async fn stream_place(
         &self,
-        account: Option<AccountId>,
+        account: AccountId,
         task: TaskId,
-    ) -> Result<Option<StreamHead>> {
+    ) -> Result<Option<StreamPlace>> {
+        let store = self.clone();
+        let place = self.places.ask(task, move |tasks| stream_places(store.clone(), tasks)).await?;
+        Ok(place.and_then(|(owner, place)| (owner == account).then_some(place)))
+    }
+
+    /// Where a task is. The answer comes along once it has ended.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away.
+    pub async fn stream_head(&self, task: TaskId) -> Result<Option<StreamHead>> {
         bounded("stream_head", async {
             let row = sqlx::query!(
                 r#"
@@ -144,9 +165,8 @@ impl Store {
                        CASE WHEN t.final_id IS NOT NULL THEN m.answer END AS answer,
                        m.reasoning, m.tool_calls AS "tool_calls: Json<Vec<crate::domain::answer::ToolCall>>"
                 FROM tasks t JOIN messages m ON m.id = t.message_id
-                WHERE t.id = $2 AND ($1::uuid IS NULL OR t.account_id = $1)
+                WHERE t.id = $1
                 "#,
-                account.map(|account| account.0),
                 task.0,
             )
             .fetch_optional(&self.pool)
@@ -192,6 +212,34 @@ impl Store {
         let running: std::collections::HashSet<_> = running.into_iter().collect();
         Ok(tasks.iter().copied().filter(|task| !running.contains(&task.0)).collect())
     }
+}
+
+/// The tasks' owners and places, in their order.
+async fn stream_places(
+    store: Store,
+    tasks: Vec<TaskId>,
+) -> Result<Vec<Result<Option<(AccountId, StreamPlace)>>>> {
+    let ids: Vec<_> = tasks.iter().map(|task| task.0).collect();
+    let rows = bounded("stream_places", async {
+        Ok(sqlx::query!(
+            "SELECT id, account_id, attempt, final_id FROM tasks WHERE id = ANY($1)",
+            &ids
+        )
+        .fetch_all(&store.pool)
+        .await?)
+    })
+    .await?;
+    let places: HashMap<_, _> = rows
+        .into_iter()
+        .map(|row| {
+            let place = || {
+                let end = row.final_id.map(|id| id.parse()).transpose().map_err(corrupt)?;
+                Ok((AccountId(row.account_id), StreamPlace { attempt: attempt(row.attempt)?, end }))
+            };
+            (TaskId(row.id), place())
+        })
+        .collect();
+    Ok(tasks.iter().map(|task| places.get(task).cloned().transpose()).collect())
 }
 
 struct TaskRow {

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Pipeline, Value, cmd};
 
 use super::feed::lock;
-use super::hinted::{Reading, Way, deliver};
+use super::hinted::{Reading, deliver};
 use super::{RETRY, Shared};
 use crate::log_limit::LogLimit;
+use crate::metrics::Way;
 use crate::streams::blocking::BlockingPool;
-use crate::streams::entry::{raw_entries, streams};
+use crate::streams::entry::{page, raw_entries, streams};
 use crate::streams::{Result, answered};
 
 /// Keys of one read at most: each wake costs Redis 0.7 µs for each.
@@ -110,8 +111,8 @@ impl Reader {
         if let Some(heard) = bells.into_iter().flat_map(|(_, bell)| raw_entries(bell)).next_back() {
             self.rung = heard.id;
         }
-        let news = news.into_iter().map(|(key, stream)| (Value::BulkString(key.into()), stream));
-        deliver(&shared, Way::Block, Value::Map(news.collect()), &keys, COUNT);
+        let news = news.into_iter().map(|(key, stream)| (key, page(stream)));
+        deliver(&shared, Way::Block, news, &keys, COUNT);
         Ok(())
     }
 
@@ -135,7 +136,8 @@ impl Reader {
             command.arg("COUNT").arg(COUNT).arg("STREAMS");
             add_streams(&mut command, None, &keys);
             let answer = answered(self.pool.read(&command, Duration::ZERO).await?)?;
-            deliver(&self.shared, Way::Look, answer, &keys, COUNT);
+            let news = streams(answer).into_iter().map(|(key, stream)| (key, page(stream)));
+            deliver(&self.shared, Way::Look, news, &keys, COUNT);
         }
         Ok(())
     }

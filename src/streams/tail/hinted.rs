@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::{Cmd, PushInfo, PushKind, Value};
+use redis::{Cmd, Value};
 
 use super::feed::{Feed, lock};
 use super::{Hints, PAGE, RETRY, Shared};
 use crate::domain::EventId;
 use crate::log_limit::LogLimit;
-use crate::metrics;
-use crate::streams::entry::{page, streams};
-use crate::streams::{PATIENCE, Result, answered, hint};
+use crate::metrics::{self, Way};
+use crate::streams::entry::{Page, page, streams};
+use crate::streams::resp::pages;
+use crate::streams::{Error, PATIENCE, Result, answered, hint};
 
 /// Streams in one read, at most.
 const BATCH: usize = 512;
@@ -28,33 +29,9 @@ const ID: usize = 8;
 /// How long after a refusal hints are asked for again.
 const REFUSED: Duration = Duration::from_secs(30);
 
-/// Why streams were read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    Hint,
-    /// A hinted stream was quiet.
-    Look,
-    Block,
-}
-
-impl Way {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Hint => "hint",
-            Self::Look => "look",
-            Self::Block => "block",
-        }
-    }
-}
-
 impl Shared {
     /// A message of hints. Runs on the connection's own task.
-    pub(super) fn on_hint(&self, push: &PushInfo) {
-        let (PushKind::Message, [_, Value::BulkString(message)]) =
-            (&push.kind, push.data.as_slice())
-        else {
-            return;
-        };
+    pub(super) fn on_hints(&self, message: &[u8]) {
         let feeds = lock(&self.feeds);
         let mut news = false;
         for (task, event) in hint::read(message) {
@@ -145,27 +122,34 @@ async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {
     for reading in batch {
         command.arg(&*reading.after.text());
     }
-    let answer = answered(connected.send(&command).await?)?;
-    deliver(shared, Way::Hint, answer, batch, count);
+    match answered(connected.send(&command).await?)? {
+        Value::Int(number) => {
+            let reply = shared.replies.take(number).ok_or(Error::Unexpected("XREAD"))?;
+            deliver(shared, Way::Hint, pages(&reply), batch, count);
+        }
+        answer => {
+            let streams = streams(answer).into_iter().map(|(key, stream)| (key, page(stream)));
+            deliver(shared, Way::Hint, streams, batch, count);
+        }
+    }
     Ok(())
 }
 
-/// Hands a multi-key answer to its feeds, which are in the order of `batch`.
-/// Streams with `count` entries have more.
+/// Hands what was read of several keys to their feeds, which are in the order of
+/// `batch`. Streams with `count` entries have more.
 pub(super) fn deliver(
     shared: &Shared,
     way: Way,
-    answer: Value,
+    streams: impl IntoIterator<Item = (impl AsRef<[u8]>, Page)>,
     batch: &[Reading],
     count: usize,
 ) {
     let mut total = 0;
     let mut readings = batch.iter();
-    for (key, stream) in streams(answer) {
-        let Some(Reading { feed, after }) = readings.by_ref().find(|r| r.feed.key == key) else {
-            continue;
-        };
-        let page = page(stream);
+    for (key, page) in streams {
+        let key = key.as_ref();
+        let reading = readings.by_ref().find(|reading| reading.feed.key.as_bytes() == key);
+        let Some(Reading { feed, after }) = reading else { continue };
         total += page.len;
         if !feed.deliver(*after, &page) || page.len >= count {
             shared.mark(feed);
@@ -176,7 +160,7 @@ pub(super) fn deliver(
             shared.shards[feed.shard].joined.notify_one();
         }
     }
-    metrics::tail_read(way.name(), total);
+    metrics::tail_read(way, total);
 }
 
 /// Keeps the channel of hints subscribed to, for ever.

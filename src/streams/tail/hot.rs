@@ -5,13 +5,14 @@ use std::sync::Arc;
 use super::feed::{Feed, Mail, Mailbox};
 use crate::domain::{EventId, TaskId};
 use crate::streams::Entry;
-use crate::streams::entry::{Page, page, streams};
+use crate::streams::entry::Page;
+use crate::streams::resp::{Scanner, pages};
 
 /// The entries of all streams in an `XREAD`'s reply, from its bytes. What can't
 /// be read has none.
 pub fn entries(reply: &[u8]) -> Vec<Entry> {
-    let Ok(reply) = redis::parse_redis_value(reply) else { return Vec::new() };
-    streams(reply).into_iter().flat_map(|(_, stream)| page(stream).entries).collect()
+    let Ok(Some(length)) = Scanner::default().scan(reply) else { return Vec::new() };
+    pages(&reply[..length]).into_iter().flat_map(|(_, page)| page.entries).collect()
 }
 
 /// One task's feed, and the mailboxes of its viewers.

@@ -32,6 +32,7 @@ use uuid::Uuid;
 use self::feed::{Feed, Mail, Mailbox, lock};
 use super::entry::{Page, page, streams};
 use super::link::Link;
+use super::tap::{Replies, Taps};
 use super::{Entry, Result, Streams, answered};
 use crate::domain::retry::Backoff;
 use crate::domain::{EventId, TaskId};
@@ -81,6 +82,8 @@ struct Shared {
     streams: Streams,
     /// Hints, and the reads that they cause.
     link: Link,
+    /// Of the link.
+    replies: Arc<Replies>,
     /// What subscribers read by themselves: nobody's next event waits behind it.
     catch_up: Link,
     hints: Hints,
@@ -121,15 +124,18 @@ impl Tail {
     pub fn start(streams: &Streams, options: &Options) -> Self {
         let shared = Arc::new_cyclic(|weak: &std::sync::Weak<Shared>| {
             let weak = weak.clone();
-            let on_push = Arc::new(move |push: &redis::PushInfo| {
+            let on_message = Arc::new(move |message: &[u8]| {
                 if let Some(shared) = weak.upgrade() {
-                    shared.on_hint(push);
+                    shared.on_hints(message);
                 }
             });
+            let replies = Arc::<Replies>::default();
+            let taps = Taps { on_message, replies: replies.clone() };
             let stop = streams.inner.stop.clone();
             Shared {
                 streams: streams.clone(),
-                link: Link::start(streams.inner.client.clone(), Some(on_push), stop.clone()),
+                link: Link::start_tapped(streams.inner.client.clone(), taps, stop.clone()),
+                replies,
                 catch_up: Link::start(streams.inner.client.clone(), None, stop),
                 hints: options.hints,
                 reader_buffer: options.reader_buffer / 2,
@@ -318,7 +324,7 @@ impl Subscription {
                 }
             }
         };
-        metrics::tail_read("catch_up", page.len);
+        metrics::tail_read(metrics::Way::CatchUp, page.len);
         self.fit(&mut page);
         match page.last {
             Some(last) => self.cursor = last,
