@@ -207,6 +207,8 @@ impl<E: Endpoint + 'static> Server<E> {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_read_timeout)
+            // An event is small: copied behind its chunk's head, it goes in one plain write.
+            .writev(false)
             .max_buf_size(limits.max_buffer);
         protocol
             .http2()

@@ -5,7 +5,9 @@ use redis::AsyncCommands;
 use rill::domain::TaskId;
 
 use crate::in_both_modes;
-use crate::support::{App, Builder, Cut, PrivateRedis, Reader, connect_to_redis, within};
+use crate::support::{
+    App, Builder, Cut, PrivateRedis, Reader, connect_to_redis, eventually, within,
+};
 
 const STREAMS: usize = 2_000;
 
@@ -32,7 +34,7 @@ in_both_modes! {
         }));
         let writing = async {
             let mut redis = app.redis().await;
-            crate::support::eventually("all readers are back", || async {
+            eventually("all readers are back", || async {
                 app.metric("rill_readers_open", "").await as usize == STREAMS
             })
             .await;
@@ -101,6 +103,16 @@ pub(crate) async fn append_to_all(
     name: &str,
     data: &str,
 ) {
+    append(app, redis, tasks, (seq, name, data), true).await;
+}
+
+async fn append(
+    app: &App,
+    redis: &mut redis::aio::MultiplexedConnection,
+    tasks: &[TaskId],
+    (seq, name, data): (usize, &str, &str),
+    hinted: bool,
+) {
     for batch in tasks.chunks(200) {
         let mut commands = redis::pipe();
         for task in batch {
@@ -112,10 +124,71 @@ pub(crate) async fn append_to_all(
                     &[("e", name), ("d", data)],
                 )
                 .ignore();
-            commands.publish(format!("{prefix}:wake"), format!("{task} {id}")).ignore();
+            if hinted {
+                commands.publish(format!("{prefix}:wake"), format!("{task} {id}")).ignore();
+            }
         }
         let _: () = commands.query_async(redis).await.expect("appends");
     }
+}
+
+const DELTA: &str = r#"{"text":"more "}"#;
+
+/// Reads of a way that brought something.
+async fn fruitful(app: &App, way: &str) -> f64 {
+    app.metric("rill_tail_reads_total", way).await
+        - app.metric("rill_tail_empty_reads_total", way).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_hints_cost_time_and_no_event() {
+    let redis = PrivateRedis::start().await;
+    let app = App::builder().redis(redis.url()).workers(0).start().await;
+    let tasks = running_tasks(&app, 1).await;
+    let mut redis = app.redis().await;
+    let mut reader =
+        Reader::new(app.client.clone(), format!("{}/v1/tasks/{}/stream", app.url, tasks[0]));
+    reader.connect(Cut::AfterEvents(1)).await.expect("connects");
+    let looked = async || {
+        let looks = || app.metric("rill_tail_reads_total", "look");
+        let before = looks().await;
+        eventually("it is looked after", || async { looks().await > before }).await;
+    };
+    let lose = async {
+        looked().await;
+        append(&app, &mut redis, &tasks, (1, "delta", DELTA), false).await;
+        eventually("it is found", || async { fruitful(&app, "look").await == 1.0 }).await;
+        // Now somebody waits for it,
+        append(&app, &mut redis, &tasks, (2, "delta", DELTA), false).await;
+        eventually("it is waited for", || async { fruitful(&app, "block").await > 0.0 }).await;
+        // until a hint comes.
+        append(&app, &mut redis, &tasks, (3, "delta", DELTA), true).await;
+        looked().await;
+        append(&app, &mut redis, &tasks, (4, "delta", DELTA), false).await;
+        eventually("it is found", || async { fruitful(&app, "look").await == 2.0 }).await;
+        let failed =
+            r#"{"message_id":"00000000-0000-0000-0000-000000000000","code":"x","message":"y"}"#;
+        append(&app, &mut redis, &tasks, (5, "failed", failed), false).await;
+    };
+    within("the reader is served", async { tokio::join!(reader.follow([]), lose) }).await;
+    assert_eq!(reader.answer.text, "more ".repeat(4));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_stream_whose_hints_come_is_waited_for_by_no_blocking_read() {
+    let redis = PrivateRedis::start().await;
+    let app = App::builder().redis(redis.url()).start().await;
+    // Each token comes when the stream was quiet for so long that it is looked after.
+    let posted = app.say("[[tokens=5]] [[rate=0.7]]").await;
+    let mut reader = app.reader(&posted);
+    reader.connect(Cut::AfterEvents(2)).await.expect("connects");
+    let without_hint = async || fruitful(&app, "look").await + fruitful(&app, "block").await;
+    let before = without_hint().await;
+    reader.follow([]).await;
+    assert_eq!(reader.answer, app.stored(&posted).await);
+    assert!(app.metric("rill_tail_reads_total", "look").await > 0.0, "no stream was quiet");
+    // One may be read just before its hint comes.
+    assert!(without_hint().await <= before + 1.0, "hints were not enough");
 }
 
 /// `CLIENT LIST` without the test's own.
