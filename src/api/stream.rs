@@ -371,10 +371,14 @@ mod tests {
     fn comments_of_all_streams_are_due_together_and_never_late() {
         let now = Instant::now();
         let silence = Duration::from_secs(15);
-        let due: Vec<_> = (0..100).map(|n| due(now + n * Duration::from_millis(1), silence)).collect();
+        let due: Vec<_> =
+            (0..100).map(|n| due(now + n * Duration::from_millis(1), silence)).collect();
         for (n, due) in (0..).zip(&due) {
             let silent = *due - (now + n * Duration::from_millis(1));
-            assert!(silent <= silence && silent > silence - Duration::from_millis(100), "{silent:?}");
+            assert!(
+                silent <= silence && silent > silence - Duration::from_millis(100),
+                "{silent:?}"
+            );
         }
         let mut beats = due;
         beats.dedup();

@@ -44,8 +44,7 @@ impl Streams {
                 generation = newer;
                 while link.generation() == generation {
                     let Ok(mut connected) = link.get(Duration::ZERO).await else { break };
-                    let Err(error) = connected.subscribe(&channel).await
-                    else {
+                    let Err(error) = connected.subscribe(&channel).await else {
                         break;
                     };
                     if let Some(skipped) = REFUSED.pass() {

@@ -75,7 +75,8 @@ impl Connected {
     fn judge<T>(&self, answer: redis::RedisResult<T>, commands: usize) -> Result<T> {
         match &answer {
             Err(error) if error.is_timeout() => {
-                if self.silent.fetch_add(commands, Ordering::Relaxed) + commands >= SILENT_COMMANDS {
+                if self.silent.fetch_add(commands, Ordering::Relaxed) + commands >= SILENT_COMMANDS
+                {
                     self.broken.notify_one();
                 }
             }

@@ -209,9 +209,7 @@ impl Log {
             Err(error) => return self.unknown(&error),
         };
         match last_id(&mut connected, &self.key).await {
-            Ok(Some(last)) if last == next => {
-                Try::Confirmed(connected.generation, Instant::now())
-            }
+            Ok(Some(last)) if last == next => Try::Confirmed(connected.generation, Instant::now()),
             Ok(Some(last)) if last.attempt > next.attempt => Try::Stopped(Stopped::Fenced),
             Ok(Some(last)) if last > next => Try::Stopped(Stopped::Diverged),
             // Gone or emptied since it was refused: try again, and see.

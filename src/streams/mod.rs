@@ -155,17 +155,7 @@ impl Streams {
         let keys = Keys::new(&address.redis_prefix);
         let link = Link::start(client.clone(), None, stop.clone());
         let lane = Lane::start(link.clone(), keys.wake(), stop.clone());
-        Ok(Self {
-            inner: Arc::new(Inner {
-                client,
-                keys,
-                link,
-                lane,
-                ttl,
-                maxlen,
-                stop,
-            }),
-        })
+        Ok(Self { inner: Arc::new(Inner { client, keys, link, lane, ttl, maxlen, stop }) })
     }
 
     /// Redis answers.

@@ -191,6 +191,35 @@ async fn a_slow_stream_whose_hints_come_is_waited_for_by_no_blocking_read() {
     assert!(without_hint().await <= before + 1.0, "hints were not enough");
 }
 
+in_both_modes! {
+    /// Ordered by what comes first, as times say nothing on a busy machine.
+    async fn a_stream_of_five_thousand_tokens_a_second_starves_nobody(builder: Builder) {
+        let app = builder.start().await;
+        let fast = app.say("[[tokens=40000]] [[rate=5000]]").await;
+        let mut fast_reader = app.reader(&fast);
+        fast_reader.connect(Cut::AfterEvents(3)).await.expect("connects");
+        let mut slow = Vec::new();
+        for _ in 0..10 {
+            slow.push(app.say("[[tokens=40]] [[rate=20]]").await);
+        }
+        let slow_readers = async {
+            let readers: Vec<_> = slow.iter().map(|posted| app.read(posted)).collect();
+            (futures_util::future::join_all(readers).await, std::time::Instant::now())
+        };
+        let fast_reader = async {
+            fast_reader.follow([]).await;
+            (fast_reader, std::time::Instant::now())
+        };
+        let ((slow_readers, slow_ended), (fast_reader, fast_ended)) =
+            tokio::join!(slow_readers, fast_reader);
+        assert!(slow_ended < fast_ended, "two seconds of the slow took eight of the fast");
+        assert!(fast_reader.answer == app.stored(&fast).await, "the fast text differs");
+        for (reader, posted) in slow_readers.iter().zip(&slow) {
+            assert_eq!(reader.answer, app.stored(posted).await);
+        }
+    }
+}
+
 /// `CLIENT LIST` without the test's own.
 async fn connections(redis: &mut redis::aio::MultiplexedConnection) -> usize {
     let list: String =
