@@ -198,10 +198,13 @@ async fn supervise(
             .set_push_sender(pushes);
         let connection = match &taps {
             Some(taps) => taps.connect(&client, config).await,
-            None => client.get_multiplexed_async_connection_with_config(&config).await,
+            None => {
+                let connected = client.get_multiplexed_async_connection_with_config(&config).await;
+                connected.map(|connection| (connection, None))
+            }
         };
         match connection {
-            Ok(connection) => {
+            Ok((connection, _driver)) => {
                 generation += 1;
                 if generation > 1
                     && let Some(skipped) = UP.pass()

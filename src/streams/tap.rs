@@ -18,6 +18,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, RedisResult};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::link::{CONNECT_LIMIT, OnMessage};
 use super::resp::{self, Malformed, Scanner};
@@ -57,6 +58,9 @@ impl Replies {
     }
 }
 
+/// A tapped connection's task, which ends when this is dropped.
+pub(super) type Driver = AbortOnDropHandle<()>;
+
 /// What is done with what a connection brings.
 #[derive(Clone)]
 pub(super) struct Taps {
@@ -65,12 +69,14 @@ pub(super) struct Taps {
 }
 
 impl Taps {
-    /// A connection that is tapped, where it can be.
+    /// A connection that is tapped, where it can be, and then the task that
+    /// drives it: without it, a connection given up would wait for what its peer
+    /// still owes.
     pub(super) async fn connect(
         &self,
         client: &Client,
         config: AsyncConnectionConfig,
-    ) -> RedisResult<MultiplexedConnection> {
+    ) -> RedisResult<(MultiplexedConnection, Option<Driver>)> {
         let connect = async {
             match client.get_connection_info().addr() {
                 ConnectionAddr::Tcp(host, port) => {
@@ -81,7 +87,10 @@ impl Taps {
                 ConnectionAddr::Unix(path) => {
                     self.tap(client, UnixStream::connect(path).await?, config.clone()).await
                 }
-                _ => client.get_multiplexed_async_connection_with_config(&config).await,
+                _ => {
+                    let connect = client.get_multiplexed_async_connection_with_config(&config);
+                    Ok((connect.await?, None))
+                }
             }
         };
         match tokio::time::timeout(CONNECT_LIMIT, connect).await {
@@ -95,7 +104,7 @@ impl Taps {
         client: &Client,
         stream: S,
         config: AsyncConnectionConfig,
-    ) -> RedisResult<MultiplexedConnection> {
+    ) -> RedisResult<(MultiplexedConnection, Option<Driver>)> {
         let open = Arc::new(AtomicBool::new(false));
         let tap = Tap::new(stream, self.clone(), open.clone());
         let info = client.get_connection_info().redis_settings();
@@ -103,9 +112,7 @@ impl Taps {
             MultiplexedConnection::new_with_config(info, tap, config).await?;
         // The handshake is done, whose reply is a map, too.
         open.store(true, Ordering::Relaxed);
-        // Ends with the last clone of the connection.
-        tokio::spawn(driver);
-        Ok(connection)
+        Ok((connection, Some(Driver::new(tokio::spawn(driver)))))
     }
 }
 
