@@ -89,6 +89,7 @@ pub mod runtime;
 pub mod shutdown;
 pub mod store;
 pub mod streams;
+mod sync;
 pub mod tasks;
 pub mod telemetry;
 pub mod worker;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use poem_openapi::ApiResponse;
 use poem_openapi::payload::Payload;
@@ -119,7 +119,7 @@ fn describe(codes: &[Code]) -> &'static str {
     let lines: Vec<_> =
         codes.iter().map(|code| format!("`{}`: {}.", code.as_str(), code.title())).collect();
     let text = lines.join("\n\n");
-    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut texts = crate::sync::lock(&TEXTS);
     match texts.get(text.as_str()) {
         Some(known) => known,
         None => {

@@ -4,11 +4,12 @@
 //! alone, a question waits for nobody; when thousands of readers come back in
 //! the same second, they cost PostgreSQL some dozens of statements.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
 
 use super::{Error, Result};
+use crate::sync::lock;
 
 /// Questions of one statement, at most.
 const BATCH: usize = 500;
@@ -30,10 +31,6 @@ struct Asked<Q, A> {
     waiting: Vec<(Q, oneshot::Sender<Result<A>>)>,
     /// A statement is under way, and looks here afterwards.
     busy: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<Q, A> Default for Together<Q, A> {

@@ -8,7 +8,7 @@
 //! Each task has one append in flight at most, which bounds the lane.
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -20,15 +20,12 @@ use super::hint::Hints;
 use super::link::Link;
 use super::{Error, PATIENCE, Result};
 use crate::domain::{EventId, TaskId};
+use crate::sync::lock;
 
 /// Appends of one round trip, at most.
 const BATCH: usize = 512;
 /// Bytes of their events, at which no more are added.
 const BYTES: usize = 256 * 1024;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// An append on its way.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::link::{CONNECT_LIMIT, OnMessage};
 use super::resp::{self, Malformed, Scanner};
+use crate::sync::lock;
 
 /// Bytes that are read at once.
 const READ: usize = 16 * 1024;
@@ -41,14 +42,14 @@ struct Taken {
 
 impl Replies {
     fn put(&self, reply: Bytes) -> i64 {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.taken);
         taken.replies.push_back(reply);
         taken.first + i64::try_from(taken.replies.len()).unwrap_or(i64::MAX) - 1
     }
 
     /// The reply of a number. Those before it were given up by who asked.
     pub(super) fn take(&self, number: i64) -> Option<Bytes> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.taken);
         let before = usize::try_from(number - taken.first).ok()?;
         if before >= taken.replies.len() {
             return None;

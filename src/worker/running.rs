@@ -1,11 +1,12 @@
 //! What this worker runs at the moment, and the switches to stop it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::TaskId;
+use crate::sync::lock;
 
 /// The switches of one attempt.
 #[derive(Debug, Clone, Default)]
@@ -32,11 +33,11 @@ pub(super) struct Running {
 
 impl Running {
     fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Entry>> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.attempts)
     }
 
     fn beginning(&self) -> MutexGuard<'_, HashMap<String, TaskId>> {
-        self.beginning.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.beginning)
     }
 
     /// Notes a job that is about to be begun, so that it is renewed and not

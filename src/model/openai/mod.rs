@@ -25,7 +25,7 @@ mod wire;
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ use self::events::{Data, Events};
 use self::wire::Translator;
 use super::{ChatModel, ChatRequest, Delta, DeltaStream, ModelError};
 use crate::config::Secret;
+use crate::sync::lock;
 
 /// Time to connect, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -135,7 +136,7 @@ impl OpenAi {
                 let (kept, sent) = (kept.clone(), send(request));
                 async move {
                     let response = sent.await?;
-                    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
+                    *lock(&kept) = Some(response);
                     // What async-openai reads in its place.
                     Ok::<_, BoxError>(hyper::Response::new("null").into())
                 }
@@ -145,7 +146,7 @@ impl OpenAi {
         // Of the crate's calls, the one that only sends what it is given.
         let () =
             client.chat().create_byot(wire::request(request)).await.map_err(error::from_client)?;
-        let response = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let response = lock(&kept).take();
         let events = response.map(|response| Events::new(response.bytes_stream().boxed()));
         Ok(Deltas { events, translator: Translator::default(), ready: VecDeque::new() })
     }

@@ -73,7 +73,7 @@ impl Calls {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Prompts> {
         // Counters stay usable, whatever panicked while holding them.
-        self.prompts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        crate::sync::lock(&self.prompts)
     }
 }
 

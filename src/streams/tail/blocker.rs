@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, Pipeline, Value, cmd};
 
-use super::feed::lock;
 use super::hinted::{Reading, deliver};
 use super::{RETRY, Shared};
 use crate::log_limit::LogLimit;
@@ -20,6 +19,7 @@ use crate::metrics::Way;
 use crate::streams::blocking::BlockingPool;
 use crate::streams::entry::{page, raw_entries, streams};
 use crate::streams::{Result, answered};
+use crate::sync::lock;
 
 /// Keys of one read at most: each wake costs Redis 0.7 µs for each.
 const KEYS: usize = 256;

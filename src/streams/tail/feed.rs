@@ -6,7 +6,7 @@
 //! which drops what was delivered before, so both ways may bring the same.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -14,11 +14,7 @@ use tokio::sync::Notify;
 use crate::domain::{EventId, TaskId};
 use crate::streams::Entry;
 use crate::streams::entry::Page;
-
-/// A lock that no panic can close: the data is whole between statements.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::sync::lock;
 
 /// Bytes that an entry counts for beside its data.
 const OVERHEAD: usize = 64;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use super::feed::{Feed, lock};
+use super::feed::Feed;
 use super::{Hints, PAGE, RETRY, Shared};
 use crate::domain::EventId;
 use crate::log_limit::LogLimit;
@@ -19,6 +19,7 @@ use crate::metrics::{self, Way};
 use crate::streams::entry::{Page, page, streams};
 use crate::streams::resp::pages;
 use crate::streams::{Error, PATIENCE, Result, answered, hint};
+use crate::sync::lock;
 
 /// Streams in one read, at most.
 const BATCH: usize = 512;

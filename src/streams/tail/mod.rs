@@ -29,7 +29,7 @@ use redis::{Value, cmd};
 use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
-use self::feed::{Feed, Mail, Mailbox, lock};
+use self::feed::{Feed, Mail, Mailbox};
 use super::entry::{Page, page, streams};
 use super::link::Link;
 use super::tap::{Replies, Taps};
@@ -38,6 +38,7 @@ use crate::domain::retry::Backoff;
 use crate::domain::{EventId, TaskId};
 use crate::log_limit::LogLimit;
 use crate::metrics;
+use crate::sync::lock;
 
 /// Whether wake-up hints are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
