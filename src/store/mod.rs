@@ -26,7 +26,7 @@ pub use inspect::{Letter, TaskCounts, TaskStory, WorkerView};
 pub use messages::{MessageTask, NewPrompt, StoredMessage};
 pub use tasks::{
     Accepted, Begin, Begun, EndOutcome, Ending, Final, NewTask, Orphan, Requeued, RetryOutcome,
-    StreamEnd, StreamHead, StreamPlace, Task, TaskError,
+    StreamEnd, StreamPlace, Task, TaskError,
 };
 pub use workers::Beat;
 

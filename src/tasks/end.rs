@@ -181,8 +181,7 @@ impl Tasks {
     /// # Errors
     /// When either store is away.
     pub async fn settle(&self, task: TaskId) -> Result<Option<String>> {
-        let head = self.store.stream_head(task).await?;
-        let Some(end) = head.and_then(|head| head.end) else { return Ok(None) };
+        let Some(end) = self.store.stream_end(task).await? else { return Ok(None) };
         let why = match Event::decode(end.name, end.data.as_bytes()) {
             Ok(Event::Failed { code, message, .. }) => given_up(&code, &message),
             _ => None,

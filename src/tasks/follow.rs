@@ -128,11 +128,9 @@ impl Reader {
     async fn ask(&self) -> Source {
         let mut failures = 0;
         loop {
-            match self.tasks.store.stream_head(self.task).await {
-                Ok(Some(head)) => {
-                    return head.end.map_or(Source::Nothing, |end| Source::End(Box::new(end)));
-                }
-                // Deleted. The client comes back, and is told.
+            match self.tasks.store.stream_end(self.task).await {
+                Ok(Some(end)) => return Source::End(Box::new(end)),
+                // Deleted, or going on. The client comes back, and is told.
                 Ok(None) => return Source::Nothing,
                 Err(_) => {
                     failures += 1;

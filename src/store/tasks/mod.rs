@@ -16,7 +16,7 @@ pub use end::{EndOutcome, Ending, Final};
 pub use relay::Orphan;
 pub use requeue::Requeued;
 pub(in crate::store) use requeue::{REQUEUE, requeue_key};
-pub use view::{StreamEnd, StreamHead, StreamPlace, Task};
+pub use view::{StreamEnd, StreamPlace, Task};
 
 use super::{Error, Result};
 

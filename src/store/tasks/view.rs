@@ -58,17 +58,6 @@ pub struct StreamPlace {
     pub end: Option<EventId>,
 }
 
-/// Where a task is, with its answer once it has ended.
-#[derive(Debug, Clone)]
-pub struct StreamHead {
-    /// Where the task is in its life.
-    pub status: TaskStatus,
-    /// The newest attempt.
-    pub attempt: u32,
-    /// How it ended, if it did.
-    pub end: Option<StreamEnd>,
-}
-
 /// The end of a stream, as PostgreSQL has it.
 #[derive(Debug, Clone)]
 pub struct StreamEnd {
@@ -153,42 +142,36 @@ impl Store {
         Ok(place.and_then(|(owner, place)| (owner == account).then_some(place)))
     }
 
-    /// Where a task is. The answer comes along once it has ended.
+    /// How a task ended, if it has.
     ///
     /// # Errors
     /// When PostgreSQL is away.
-    pub async fn stream_head(&self, task: TaskId) -> Result<Option<StreamHead>> {
-        bounded("stream_head", async {
+    pub async fn stream_end(&self, task: TaskId) -> Result<Option<StreamEnd>> {
+        bounded("stream_end", async {
             let row = sqlx::query!(
                 r#"
-                SELECT t.status, t.attempt, t.final_id, t.final_event, t.final_data,
-                       CASE WHEN t.final_id IS NOT NULL THEN m.answer END AS answer,
-                       m.reasoning, m.tool_calls AS "tool_calls: Json<Vec<crate::domain::answer::ToolCall>>"
+                SELECT t.final_id AS "final_id!", t.final_event, t.final_data, m.answer, m.reasoning,
+                       m.tool_calls AS "tool_calls: Json<Vec<crate::domain::answer::ToolCall>>"
                 FROM tasks t JOIN messages m ON m.id = t.message_id
-                WHERE t.id = $1
+                WHERE t.id = $1 AND t.final_id IS NOT NULL
                 "#,
                 task.0,
             )
             .fetch_optional(&self.pool)
             .await?;
             let Some(row) = row else { return Ok(None) };
-            let end = match (row.final_id, row.final_event, row.final_data) {
-                (Some(id), Some(name), Some(data)) => Some(StreamEnd {
-                    id: id.parse().map_err(corrupt)?,
-                    name: name.parse().map_err(corrupt)?,
-                    data,
-                    answer: Answer {
-                        text: row.answer.unwrap_or_default(),
-                        reasoning: row.reasoning.unwrap_or_default(),
-                        tool_calls: row.tool_calls.map(|calls| calls.0).unwrap_or_default(),
-                    },
-                }),
-                _ => None,
+            let (Some(name), Some(data)) = (row.final_event, row.final_data) else {
+                return Ok(None);
             };
-            Ok(Some(StreamHead {
-                status: row.status.parse().map_err(corrupt)?,
-                attempt: attempt(row.attempt)?,
-                end,
+            Ok(Some(StreamEnd {
+                id: row.final_id.parse().map_err(corrupt)?,
+                name: name.parse().map_err(corrupt)?,
+                data,
+                answer: Answer {
+                    text: row.answer.unwrap_or_default(),
+                    reasoning: row.reasoning.unwrap_or_default(),
+                    tool_calls: row.tool_calls.map(|calls| calls.0).unwrap_or_default(),
+                },
             }))
         })
         .await
