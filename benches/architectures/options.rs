@@ -105,10 +105,12 @@ pub(crate) struct Load {
 const TTFT: Duration = Duration::from_millis(200);
 
 impl Load {
-    /// What to post.
+    /// What to post. The answers' rhythms are spread over a token's time: tasks
+    /// that rill begins together must not say each word together.
     pub(crate) fn prompt(&self, n: u32) -> String {
         let Self { rate, tokens, .. } = self;
-        let ttft = TTFT.as_millis();
+        let phase = (f64::from(n) * 0.618_034).fract() * 1000.0 / f64::from(*rate);
+        let ttft = TTFT.as_millis() + phase as u128;
         format!("[[tokens={tokens}]][[rate={rate}]][[ttft={ttft}ms]][[stamped]] go {n}")
     }
 

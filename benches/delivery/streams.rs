@@ -38,10 +38,12 @@ impl Shape {
         u64::from(self.streams) * u64::from(self.viewers)
     }
 
-    /// What to post.
+    /// What to post. The answers' rhythms are spread over a token's time: tasks
+    /// that rill begins together must not say each word together.
     pub(crate) fn prompt(&self, n: u32) -> String {
         let Self { rate, tokens, ttft, .. } = self;
-        let ttft = ttft.as_millis();
+        let phase = (f64::from(n) * 0.618_034).fract() * (1000.0 / rate).min(500.0);
+        let ttft = ttft.as_millis() + phase as u128;
         let stall = if self.stalls { format!("[[stall={tokens}]]") } else { String::new() };
         format!("[[tokens={tokens}]][[rate={rate}]][[ttft={ttft}ms]]{stall}[[stamped]] go {n}")
     }

@@ -6,7 +6,9 @@ use serde_json::Value;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
+use super::line::Line;
 use super::tasks::TaskError;
+use super::together::{Statement, each, weight_of};
 use super::{Error, Result, Store, bounded};
 use crate::domain::answer::ToolCall;
 use crate::domain::message::{Role, ToolResult, Turn};
@@ -135,59 +137,7 @@ impl Store {
         conversation: ConversationId,
         before: MessageId,
     ) -> Result<Vec<Turn>> {
-        bounded("turns", async {
-            let rows = sqlx::query!(
-                r#"
-                SELECT 'system' AS "role!", NULL::jsonb AS content, c.instructions AS said,
-                       NULL::jsonb AS "tool_calls: Json<Vec<ToolCall>>", -1::bigint AS "position!",
-                       NULL::uuid AS parent_id
-                FROM conversations c
-                WHERE c.id = $1 AND c.instructions <> ''
-                UNION ALL (
-                    SELECT m.role, m.content, m.answer,
-                           CASE t.status WHEN 'done' THEN m.tool_calls END, m.position, m.parent_id
-                    FROM messages m
-                    LEFT JOIN tasks t ON t.message_id = m.id
-                    WHERE m.conversation_id = $1
-                      AND m.position <= (
-                          SELECT position FROM messages WHERE id = $2 AND conversation_id = $1)
-                    ORDER BY m.position DESC
-                    LIMIT $3
-                )
-                ORDER BY 5
-                "#,
-                conversation.0,
-                before.0,
-                PROMPT_MESSAGES + 1,
-            )
-            .fetch_all(&self.pool)
-            .await?;
-            let mut turns = Vec::with_capacity(rows.len());
-            let mut rows = rows.into_iter().peekable();
-            while let Some(row) = rows.next() {
-                // The last is the place that is to be filled.
-                let Some(next) = rows.peek() else { break };
-                if row.parent_id.is_some() && next.parent_id == row.parent_id {
-                    continue;
-                }
-                let calls = row.tool_calls.map(|calls| calls.0).unwrap_or_default();
-                let said = row.said.unwrap_or_default();
-                match (row.role.as_str(), row.content) {
-                    ("system", _) => turns.push(Turn::System(said)),
-                    ("user", Some(content)) => turns.push(Turn::User(read(content)?)),
-                    ("tool", Some(results)) => {
-                        turns.extend(read::<Vec<ToolResult>>(results)?.into_iter().map(Turn::Tool));
-                    }
-                    ("assistant", _) if said.is_empty() && calls.is_empty() => {}
-                    ("assistant", _) => {
-                        turns.push(Turn::Assistant { text: said, tool_calls: calls });
-                    }
-                    (role, _) => return Err(Error::Corrupt(format!("a message of role {role:?}"))),
-                }
-            }
-            Ok(turns)
-        })
-        .await
+        self.prompts.ask((conversation, before)).await
     }
 
     /// The IDs of the tools that the conversation's last answer called: those
@@ -235,6 +185,103 @@ impl Store {
         })
         .await
     }
+}
+
+/// Reads what models are told.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct Prompt(pub(in crate::store) Line);
+
+impl Statement for Prompt {
+    type Question = (ConversationId, MessageId);
+    type Answer = Vec<Turn>;
+
+    fn weight(_: &Self::Question) -> usize {
+        weight_of(0)
+    }
+
+    async fn run(&self, questions: &[Self::Question]) -> Result<Vec<Result<Vec<Turn>>>> {
+        let questions: Vec<_> = questions.iter().collect();
+        let rows = bounded("turns", async {
+            let mut line = self.0.hold().await?;
+            let rows = sqlx::query_as!(
+                TurnRow,
+                r#"
+                SELECT asked.number AS "number!", turn.role AS "role!", turn.content, turn.said,
+                       turn.tool_calls AS "tool_calls: Json<Vec<ToolCall>>", turn.parent_id
+                FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY
+                     AS asked (conversation_id, message_id, number)
+                CROSS JOIN LATERAL (
+                    SELECT 'system' AS role, NULL::jsonb AS content, c.instructions AS said,
+                           NULL::jsonb AS tool_calls, -1::bigint AS position, NULL::uuid AS parent_id
+                    FROM conversations c
+                    WHERE c.id = asked.conversation_id AND c.instructions <> ''
+                    UNION ALL (
+                        SELECT m.role, m.content, m.answer,
+                               CASE t.status WHEN 'done' THEN m.tool_calls END, m.position, m.parent_id
+                        FROM messages m
+                        LEFT JOIN tasks t ON t.message_id = m.id
+                        WHERE m.conversation_id = asked.conversation_id
+                          AND m.position <= (
+                              SELECT position FROM messages
+                              WHERE id = asked.message_id AND conversation_id = asked.conversation_id)
+                        ORDER BY m.position DESC
+                        LIMIT $3
+                    )
+                ) turn
+                ORDER BY asked.number, turn.position
+                "#,
+                &each(&questions, |(conversation, _)| conversation.0),
+                &each(&questions, |(_, message)| message.0),
+                PROMPT_MESSAGES + 1,
+            )
+            .fetch_all(&mut line.connection)
+            .await?;
+            line.keep();
+            Ok(rows)
+        })
+        .await?;
+        let mut rows = rows.into_iter().peekable();
+        let prompt = |number| {
+            let mine: Vec<_> =
+                std::iter::from_fn(|| rows.next_if(|row| row.number == number)).collect();
+            turns(mine)
+        };
+        Ok((1..).take(questions.len()).map(prompt).collect())
+    }
+}
+
+struct TurnRow {
+    number: i64,
+    role: String,
+    content: Option<Value>,
+    said: Option<String>,
+    tool_calls: Option<Json<Vec<ToolCall>>>,
+    parent_id: Option<uuid::Uuid>,
+}
+
+fn turns(rows: Vec<TurnRow>) -> Result<Vec<Turn>> {
+    let mut turns = Vec::with_capacity(rows.len());
+    let mut rows = rows.into_iter().peekable();
+    while let Some(row) = rows.next() {
+        // The last is the place that is to be filled.
+        let Some(next) = rows.peek() else { break };
+        if row.parent_id.is_some() && next.parent_id == row.parent_id {
+            continue;
+        }
+        let calls = row.tool_calls.map(|calls| calls.0).unwrap_or_default();
+        let said = row.said.unwrap_or_default();
+        match (row.role.as_str(), row.content) {
+            ("system", _) => turns.push(Turn::System(said)),
+            ("user", Some(content)) => turns.push(Turn::User(read(content)?)),
+            ("tool", Some(results)) => {
+                turns.extend(read::<Vec<ToolResult>>(results)?.into_iter().map(Turn::Tool));
+            }
+            ("assistant", _) if said.is_empty() && calls.is_empty() => {}
+            ("assistant", _) => turns.push(Turn::Assistant { text: said, tool_calls: calls }),
+            (role, _) => return Err(Error::Corrupt(format!("a message of role {role:?}"))),
+        }
+    }
+    Ok(turns)
 }
 
 fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {

@@ -9,6 +9,7 @@
 mod checks;
 mod conversations;
 mod inspect;
+mod line;
 mod messages;
 mod tasks;
 mod together;
@@ -30,7 +31,9 @@ pub use tasks::{
 };
 pub use workers::Beat;
 
-use crate::domain::{AccountId, TaskId};
+use line::Line;
+use messages::Prompt;
+use tasks::{Accept, BeginAttempt, End, Place};
 use together::Together;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
@@ -60,7 +63,7 @@ pub struct Options {
     #[command(flatten)]
     pub address: Address,
     /// Connections that this process opens at most
-    #[arg(long, env = "RILL_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    #[arg(long, env = "RILL_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=1000))]
     pub database_connections: u32,
 }
 
@@ -154,8 +157,9 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(3);
 /// How long a connection may take to answer when it goes back to the pool.
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
-/// A pooled connection that was idle for longer is tried before it is used.
-const TRUST_IDLE: Duration = Duration::from_secs(5);
+/// A connection that was idle for longer is tried before it is used: if it broke
+/// meanwhile, nobody's statement has to fail to find that out.
+const TRUST_IDLE: Duration = Duration::from_millis(50);
 
 /// The connection to PostgreSQL; clones share one pool.
 #[derive(Debug, Clone)]
@@ -166,8 +170,13 @@ pub struct Store {
     heartbeats: PgPool,
     /// Connections that this process opens at most.
     connections: u32,
-    /// Streams that are being opened.
-    places: Together<TaskId, Option<(AccountId, StreamPlace)>>,
+    /// What each task needs: two lines for it, so that no end waits for a start.
+    accepts: Together<Accept>,
+    begins: Together<BeginAttempt>,
+    prompts: Together<Prompt>,
+    places: Together<Place>,
+    ends: Together<End>,
+    lines: [Line; 2],
 }
 
 impl Store {
@@ -197,11 +206,17 @@ impl Store {
                 ("synchronous_commit", "on"),
                 ("jit", "off"),
             ]);
+        let [starts, ends] = [(); 2].map(|()| Line::new(connect.clone()));
         Ok(Self {
-            pool: pool(connect.clone(), connections.max(2) - 1, TRUST_IDLE),
+            pool: pool(connect.clone(), connections.max(4) - 3, TRUST_IDLE),
             heartbeats: pool(connect, 1, Duration::ZERO),
             connections,
-            places: Together::default(),
+            accepts: Together::new(Accept(starts.clone())),
+            begins: Together::new(BeginAttempt(starts.clone())),
+            prompts: Together::new(Prompt(starts.clone())),
+            places: Together::new(Place(ends.clone())),
+            ends: Together::new(End(ends.clone())),
+            lines: [starts, ends],
         })
     }
 
@@ -228,7 +243,8 @@ impl Store {
 
     /// Closes every connection.
     pub async fn close(&self) {
-        tokio::join!(self.pool.close(), self.heartbeats.close());
+        let [starts, ends] = &self.lines;
+        tokio::join!(self.pool.close(), self.heartbeats.close(), starts.close(), ends.close());
     }
 }
 

@@ -1,89 +1,149 @@
-//! Questions that many ask at once, answered by one statement.
+//! What many ask or change at once, by one statement.
 //!
-//! What is asked while a statement is under way is asked together by the next:
-//! alone, a question waits for nobody; when thousands of readers come back in
-//! the same second, they cost PostgreSQL some dozens of statements.
+//! What comes while a statement is under way goes together in the next: alone,
+//! it waits for nobody. When hundreds of tasks begin in the same second, or
+//! thousands of readers come back, they share round trips, commits and the
+//! disk's writes, and so cost PostgreSQL a fraction of what each would alone.
+//! Statements of a kind keep a distance, since a quick server would otherwise
+//! answer each alone until it is overwhelmed.
 
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::{Error, Result};
+use super::{Error, Result, STATEMENT_LIMIT};
 use crate::sync::lock;
 
-/// Questions of one statement, at most.
-const BATCH: usize = 500;
+/// A distance that nobody notices who waits for a model, and in which many a
+/// change comes together when there is much to do.
+pub(super) const BRIEFLY: Duration = Duration::from_millis(10);
+/// What the questions of one statement weigh, at most.
+const BATCH: usize = 512;
 
-/// Asks together; clones do so with each other.
-#[derive(Debug)]
-pub(super) struct Together<Q, A> {
-    asked: Arc<Mutex<Asked<Q, A>>>,
-}
+/// A statement that answers many questions.
+pub(super) trait Statement: Clone + Send + Sync + 'static {
+    type Question: Debug + Send + Sync + 'static;
+    type Answer: Debug + Send + 'static;
 
-impl<Q, A> Clone for Together<Q, A> {
-    fn clone(&self) -> Self {
-        Self { asked: self.asked.clone() }
-    }
-}
+    /// How long after one statement the next may begin; the first to ask in a
+    /// while doesn't wait.
+    const PACE: Duration = Duration::ZERO;
 
-#[derive(Debug)]
-struct Asked<Q, A> {
-    waiting: Vec<(Q, oneshot::Sender<Result<A>>)>,
-    /// A statement is under way, and looks here afterwards.
-    busy: bool,
-}
-
-impl<Q, A> Default for Together<Q, A> {
-    fn default() -> Self {
-        Self { asked: Arc::new(Mutex::new(Asked { waiting: Vec::new(), busy: false })) }
-    }
-}
-
-impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
-    /// One question's answer. `statement` answers many, each at the place of its
-    /// question; whose is used depends on who asks first.
+    /// Answers each question, in their order.
     ///
     /// # Errors
-    /// When the statement failed, for all that it was to answer.
-    pub(super) async fn ask<F>(
+    /// When the statement failed, which is so for all of them.
+    fn run(
         &self,
-        question: Q,
-        statement: impl Fn(Vec<Q>) -> F + Send + 'static,
-    ) -> Result<A>
-    where
-        F: Future<Output = Result<Vec<Result<A>>>> + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
+        questions: &[Self::Question],
+    ) -> impl Future<Output = Result<Vec<Result<Self::Answer>>>> + Send;
+
+    /// The question's part of what a statement may weigh (512).
+    fn weight(_: &Self::Question) -> usize {
+        1
+    }
+
+    /// The row that a question changes, if it does: a statement changes a row
+    /// once at most, so two such questions don't share one.
+    fn changes(_: &Self::Question) -> Option<Uuid> {
+        None
+    }
+}
+
+/// What a change weighs whose texts are so many bytes: 64 of them, or 2 MiB,
+/// share a statement.
+pub(super) fn weight_of(bytes: usize) -> usize {
+    (bytes / 4096).max(BATCH / 64)
+}
+
+/// One parameter of a statement: the same of each question.
+pub(super) fn each<'a, Q, T>(questions: &[&'a Q], one: impl Fn(&'a Q) -> T) -> Vec<T> {
+    questions.iter().map(|question| one(question)).collect()
+}
+
+/// Runs a statement for all who ask; clones ask together.
+#[derive(Debug, Clone)]
+pub(super) struct Together<S: Statement> {
+    statement: S,
+    asked: Arc<Mutex<Asked<S>>>,
+}
+
+#[derive(Debug)]
+struct Asked<S: Statement> {
+    waiting: Vec<Waiting<S>>,
+    /// A statement is under way, and looks here afterwards.
+    busy: bool,
+    /// When the last statement was begun.
+    begun: Option<Instant>,
+}
+
+type Waiting<S> = (<S as Statement>::Question, Asker<S>);
+type Asker<S> = oneshot::Sender<Result<<S as Statement>::Answer>>;
+
+impl<S: Statement> Together<S> {
+    pub(super) fn new(statement: S) -> Self {
+        let asked = Asked { waiting: Vec::new(), busy: false, begun: None };
+        Self { statement, asked: Arc::new(Mutex::new(asked)) }
+    }
+
+    /// One question's answer.
+    ///
+    /// # Errors
+    /// When the statement failed for all that it was to answer (where that may
+    /// be another's fault, each was asked again alone), or there is no answer
+    /// in time.
+    pub(super) async fn ask(&self, question: S::Question) -> Result<S::Answer> {
+        let (asker, answer) = oneshot::channel();
         let first = {
             let mut asked = lock(&self.asked);
-            asked.waiting.push((question, answer));
+            asked.waiting.push((question, asker));
             !std::mem::replace(&mut asked.busy, true)
         };
         if first {
             // A task of its own: who asked first may leave before the answer.
-            tokio::spawn(self.clone().answer(statement));
+            tokio::spawn(self.clone().answer_all());
         }
-        // Not answered is only what the runtime's end cut off.
-        answered.await.unwrap_or(Err(Error::Unavailable(Arc::new(sqlx::Error::WorkerCrashed))))
+        match tokio::time::timeout(STATEMENT_LIMIT, answer).await {
+            // Not answered is only what the runtime's end cut off.
+            Ok(answer) => answer.unwrap_or_else(|_| Err(gone())),
+            Err(_) => Err(Error::Timeout(STATEMENT_LIMIT)),
+        }
     }
 
-    async fn answer<F>(self, statement: impl Fn(Vec<Q>) -> F + Send)
-    where
-        F: Future<Output = Result<Vec<Result<A>>>> + Send,
-    {
+    async fn answer_all(self) {
         loop {
-            let (questions, askers): (Vec<_>, Vec<_>) = {
+            pace::<S>(&self.asked).await;
+            let (questions, askers) = {
                 let mut asked = lock(&self.asked);
-                let count = asked.waiting.len().min(BATCH);
-                if count == 0 {
+                let batch = next::<S>(&mut asked.waiting);
+                if batch.0.is_empty() {
                     asked.busy = false;
                     return;
                 }
-                asked.waiting.drain(..count).unzip()
+                batch
             };
-            match statement(questions).await {
+            // One that panics must not leave the others waiting for ever.
+            let answers = AssertUnwindSafe(self.statement.run(&questions)).catch_unwind().await;
+            match answers.unwrap_or_else(|_| Err(gone())) {
                 Ok(answers) => {
                     for (asker, answer) in askers.into_iter().zip(answers) {
+                        let _ = asker.send(answer);
+                    }
+                }
+                // It may be one of them that can't be answered.
+                Err(error) if error.is_permanent() && questions.len() > 1 => {
+                    for (question, asker) in questions.iter().zip(askers) {
+                        let answers = self.statement.run(std::slice::from_ref(question)).await;
+                        let answer = answers.and_then(|mut answers| {
+                            answers.pop().unwrap_or_else(|| Err(error.clone()))
+                        });
                         let _ = asker.send(answer);
                     }
                 }
@@ -97,64 +157,186 @@ impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
     }
 }
 
+fn gone() -> Error {
+    Error::Unavailable(Arc::new(sqlx::Error::WorkerCrashed))
+}
+
+/// Waits until another statement may begin.
+async fn pace<S: Statement>(asked: &Mutex<Asked<S>>) {
+    let due = lock(asked).begun.map(|begun| begun + S::PACE);
+    if let Some(due) = due
+        && due > Instant::now()
+    {
+        tokio::time::sleep_until(due).await;
+    }
+    lock(asked).begun = Some(Instant::now());
+}
+
+/// Takes what the next statement answers. Who doesn't wait any more has been
+/// told that nobody knows what came of it: it is not asked.
+fn next<S: Statement>(waiting: &mut Vec<Waiting<S>>) -> (Vec<S::Question>, Vec<Asker<S>>) {
+    let (mut questions, mut askers, mut later) = (Vec::new(), Vec::new(), Vec::new());
+    let mut weight = 0;
+    let mut changed = HashSet::new();
+    for (question, asker) in waiting.drain(..) {
+        if asker.is_closed() {
+            continue;
+        }
+        let heavier = weight + S::weight(&question);
+        let fits = questions.is_empty() || heavier <= BATCH;
+        if fits && S::changes(&question).is_none_or(|row| changed.insert(row)) {
+            weight = heavier;
+            questions.push(question);
+            askers.push(asker);
+        } else {
+            later.push((question, asker));
+        }
+    }
+    *waiting = later;
+    (questions, askers)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use futures_util::future::join_all;
+    use futures_util::poll;
+    use tokio::sync::Semaphore;
+
     use super::*;
 
-    #[tokio::test]
-    async fn what_is_asked_meanwhile_is_asked_together() {
-        let together = Together::<usize, usize>::default();
-        let statements = Arc::new(AtomicUsize::new(0));
-        let ask = |question: usize| {
-            let statements = statements.clone();
-            together.ask(question, move |questions| {
-                statements.fetch_add(1, Ordering::Relaxed);
-                async move {
-                    tokio::task::yield_now().await;
-                    if questions.contains(&13) {
-                        return Err(Error::Corrupt("unlucky".into()));
-                    }
-                    Ok(questions.into_iter().map(|question| Ok(question * 2)).collect())
-                }
-            })
-        };
-        assert_eq!(ask(7).await.expect("an answer"), 14);
-        assert_eq!(statements.swap(0, Ordering::Relaxed), 1);
-        let answers = futures_util::future::join_all((100..100 + 2 * BATCH).map(&ask)).await;
-        for (question, answer) in (100..).zip(answers) {
-            assert_eq!(answer.expect("an answer"), question * 2);
+    /// Doubles numbers; 13 breaks it, and 17 worse.
+    #[derive(Debug, Clone)]
+    struct Double {
+        statements: Arc<AtomicUsize>,
+        go: Arc<Semaphore>,
+    }
+
+    impl Statement for Double {
+        type Question = u32;
+        type Answer = u32;
+
+        async fn run(&self, questions: &[u32]) -> Result<Vec<Result<u32>>> {
+            self.statements.fetch_add(1, Ordering::Relaxed);
+            drop(self.go.acquire().await);
+            assert!(!questions.contains(&17), "unlucky");
+            if questions.contains(&13) {
+                return Err(Error::Corrupt("unlucky".into()));
+            }
+            Ok(questions.iter().map(|question| Ok(question * 2)).collect())
         }
-        assert_eq!(statements.load(Ordering::Relaxed), 2);
-        let (unlucky, other) = tokio::join!(ask(13), ask(14));
-        assert!(unlucky.is_err() && other.is_err());
-        assert_eq!(ask(14).await.expect("an answer"), 28);
+
+        fn weight(question: &u32) -> usize {
+            if *question == 1_000 { BATCH } else { 1 }
+        }
+
+        fn changes(question: &u32) -> Option<Uuid> {
+            (*question < 10).then(|| Uuid::from_u128((*question).into()))
+        }
+    }
+
+    fn doubles(permits: usize) -> (Together<Double>, Arc<AtomicUsize>, Arc<Semaphore>) {
+        let (statements, go) = (Arc::default(), Arc::new(Semaphore::new(permits)));
+        let double = Double { statements: Arc::clone(&statements), go: go.clone() };
+        (Together::new(double), statements, go)
+    }
+
+    /// Asks while a statement for another is under way; answers, and how many
+    /// statements they took.
+    async fn meanwhile(questions: &[u32]) -> (Vec<Result<u32>>, usize) {
+        let (together, statements, go) = doubles(0);
+        let mut first = Box::pin(together.ask(100));
+        assert!(poll!(&mut first).is_pending());
+        tokio::task::yield_now().await;
+        let answers = join_all(questions.iter().map(|question| together.ask(*question)));
+        let (first, answers, ()) = tokio::join!(first, answers, async {
+            tokio::task::yield_now().await;
+            go.add_permits(1);
+        });
+        assert_eq!(first.expect("an answer"), 200);
+        (answers, statements.load(Ordering::Relaxed) - 1)
     }
 
     #[tokio::test]
-    async fn who_asks_first_may_leave() {
-        let together = Together::<(), ()>::default();
-        let (go, gone) = oneshot::channel::<()>();
-        let gone = Arc::new(Mutex::new(Some(gone)));
-        let ask = || {
-            let gone = gone.clone();
-            together.ask((), move |questions| {
-                let gone = lock(&gone).take();
-                async move {
-                    if let Some(gone) = gone {
-                        let _ = gone.await;
-                    }
-                    Ok(questions.into_iter().map(Ok).collect())
-                }
-            })
-        };
-        let mut first = Box::pin(ask());
-        assert!(futures_util::poll!(&mut first).is_pending());
+    async fn what_is_asked_meanwhile_is_asked_together() {
+        let all: Vec<_> = (2_000..2_000 + 2 * u32::try_from(BATCH).expect("small")).collect();
+        let (answers, statements) = meanwhile(&all).await;
+        assert_eq!(statements, 2);
+        for (question, answer) in all.iter().zip(answers) {
+            assert_eq!(answer.expect("an answer"), question * 2);
+        }
+    }
+
+    /// Answers with the time; one statement in so many milliseconds.
+    #[derive(Debug, Clone)]
+    struct Paced<const MS: u64>(Arc<AtomicUsize>);
+
+    impl<const MS: u64> Statement for Paced<MS> {
+        type Question = u32;
+        type Answer = Instant;
+
+        const PACE: Duration = Duration::from_millis(MS);
+
+        async fn run(&self, questions: &[u32]) -> Result<Vec<Result<Instant>>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(questions.iter().map(|_| Ok(Instant::now())).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn statements_keep_their_distance() {
+        let together = Together::new(Paced::<200>(Arc::default()));
+        let before = Instant::now();
+        together.ask(0).await.expect("an answer");
+        for answer in join_all((1..50).map(|question| together.ask(question))).await {
+            assert!(answer.expect("an answer") >= before + Duration::from_millis(200));
+        }
+        assert_eq!(together.statement.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn the_first_in_a_while_does_not_wait() {
+        let together = Together::new(Paced::<3_600_000>(Arc::default()));
+        together.ask(0).await.expect("an answer");
+    }
+
+    #[tokio::test]
+    async fn what_is_heavy_or_changes_the_same_row_goes_apart() {
+        let (answers, statements) = meanwhile(&[5, 6, 5, 5]).await;
+        assert_eq!(statements, 3);
+        assert!(answers.iter().all(Result::is_ok));
+        let (answers, statements) = meanwhile(&[11, 1_000, 12, 1_000]).await;
+        assert_eq!(statements, 3);
+        assert!(answers.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_answered_spoils_nothing_else() {
+        let (answers, _) = meanwhile(&[11, 13, 12]).await;
+        assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_panics_leaves_nobody_waiting() {
+        let (together, _, _) = doubles(1);
+        assert!(together.ask(17).await.is_err());
+        assert_eq!(together.ask(18).await.expect("an answer"), 36);
+    }
+
+    #[tokio::test]
+    async fn who_asks_first_may_leave_and_who_waits_no_more_is_not_asked() {
+        let (together, statements, go) = doubles(0);
+        let mut first = Box::pin(together.ask(100));
+        assert!(poll!(&mut first).is_pending());
+        tokio::task::yield_now().await;
         drop(first);
-        let mut second = Box::pin(ask());
-        assert!(futures_util::poll!(&mut second).is_pending());
-        go.send(()).expect("waited for");
-        second.await.expect("an answer");
+        let mut second = Box::pin(together.ask(101));
+        assert!(poll!(&mut second).is_pending());
+        drop(second);
+        let third = together.ask(102);
+        go.add_permits(1);
+        assert_eq!(third.await.expect("an answer"), 204);
+        assert_eq!(statements.load(Ordering::Relaxed), 2);
     }
 }

@@ -82,7 +82,7 @@ impl Tasks {
             request: submission.request,
             deadline: self.deadline,
         };
-        match self.store.accept(&new).await? {
+        match self.store.accept(new).await? {
             store::Accepted::New => {}
             store::Accepted::Repeated { task, message } => {
                 return Ok(Accepted::Repeated { task, message });

@@ -27,6 +27,7 @@ mod startup;
 mod statements;
 mod support;
 mod takeover;
+mod together;
 
 /// Makes a test of each stream test, with hints and without.
 macro_rules! in_both_modes {

@@ -1,12 +1,16 @@
 //! Accept: a message, the place for its answer and the task, in one statement.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::types::Json;
+use uuid::Uuid;
 
 use crate::domain::message::Parameters;
 use crate::domain::{AccountId, ConversationId, MessageId, TaskId};
+use crate::store::line::Line;
+use crate::store::together::{BRIEFLY, Statement, each, weight_of};
 use crate::store::{NewPrompt, Result, Store, bounded, interval};
 
 /// A message to accept, with the task that will answer it.
@@ -53,62 +57,18 @@ pub enum Accepted {
 }
 
 impl Store {
-    /// Commits a message, the place for its answer, and the task.
+    /// Commits a message, the place for its answer, and the task. One statement
+    /// for all that come while the one before it is under way.
     ///
     /// # Errors
     /// When the outcome is unknown; repeating is safe only with a key.
-    pub async fn accept(&self, new: &NewTask) -> Result<Accepted> {
-        let committed = bounded("accept", async {
-            Ok(sqlx::query_scalar!(
-                r#"
-                WITH conversation AS (
-                    SELECT id, next_position, last_message_id FROM conversations
-                    WHERE id = $1 AND account_id = $2 AND deleted_at IS NULL
-                    FOR UPDATE
-                ), task AS (
-                    INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters,
-                                       idempotency_key, request, enqueued_at, deadline_at)
-                    SELECT $3, $2, id, $4, $5, $6, $7, $8, now(), now() + $9 FROM conversation
-                    ON CONFLICT (account_id, idempotency_key) DO NOTHING
-                    RETURNING id
-                ), said AS (
-                    INSERT INTO messages (id, conversation_id, parent_id, position, role, content)
-                    SELECT $10, c.id, c.last_message_id, c.next_position, $11, $12
-                    FROM conversation c, task
-                ), place AS (
-                    INSERT INTO messages (id, conversation_id, parent_id, position, role)
-                    SELECT $4, c.id, $10, c.next_position + 1, 'assistant'
-                    FROM conversation c, task
-                ), moved AS (
-                    UPDATE conversations
-                    SET next_position = c.next_position + 2, last_message_id = $4, updated_at = now()
-                    FROM conversation c, task
-                    WHERE conversations.id = c.id
-                )
-                SELECT id FROM task
-                "#,
-                new.conversation.0,
-                new.account.0,
-                new.task.0,
-                new.message.0,
-                new.model,
-                Json(&new.parameters) as _,
-                new.idempotency_key,
-                new.request,
-                interval(new.deadline),
-                new.prompt.id.0,
-                new.prompt.role.as_str(),
-                new.prompt.content,
-            )
-            .fetch_optional(&self.pool)
-            .await?)
-        })
-        .await?;
-        if committed.is_some() {
+    pub async fn accept(&self, new: NewTask) -> Result<Accepted> {
+        let new = Arc::new(new);
+        if self.accepts.ask(new.clone()).await? {
             return Ok(Accepted::New);
         }
         match &new.idempotency_key {
-            Some(key) => self.accepted_before(new, key).await,
+            Some(key) => self.accepted_before(&new, key).await,
             None => Ok(Accepted::NoConversation),
         }
     }
@@ -150,5 +110,103 @@ impl Store {
             Ok(())
         })
         .await
+    }
+}
+
+/// Commits new tasks; of each, whether it did.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct Accept(pub(in crate::store) Line);
+
+impl Statement for Accept {
+    type Question = Arc<NewTask>;
+    type Answer = bool;
+
+    const PACE: Duration = BRIEFLY;
+
+    fn changes(new: &Arc<NewTask>) -> Option<Uuid> {
+        Some(new.conversation.0)
+    }
+
+    fn weight(new: &Arc<NewTask>) -> usize {
+        weight_of(bytes(&new.prompt.content) + bytes(&new.request))
+    }
+
+    async fn run(&self, questions: &[Arc<NewTask>]) -> Result<Vec<Result<bool>>> {
+        // Everybody locks rows in the same order, so nobody waits for ever.
+        let mut new: Vec<_> = questions.iter().collect();
+        new.sort_unstable_by_key(|new| new.conversation.0);
+        let committed = bounded("accept", async {
+            let mut line = self.0.hold().await?;
+            let committed = sqlx::query_scalar!(
+                r#"
+                WITH conversation AS (
+                    SELECT asked.*, c.next_position, c.last_message_id
+                    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::jsonb[],
+                                $7::text[], $8::jsonb[], $9::interval[], $10::uuid[], $11::text[],
+                                $12::jsonb[])
+                         AS asked (conversation_id, account_id, task_id, message_id, model, parameters,
+                                 key, request, deadline, prompt_id, role, content)
+                    CROSS JOIN LATERAL (
+                        SELECT next_position, last_message_id FROM conversations
+                        WHERE id = asked.conversation_id AND account_id = asked.account_id
+                          AND deleted_at IS NULL
+                        FOR UPDATE
+                    ) c
+                ), task AS (
+                    INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters,
+                                       idempotency_key, request, enqueued_at, deadline_at)
+                    SELECT task_id, account_id, conversation_id, message_id, model, parameters,
+                           key, request, now(), now() + deadline
+                    FROM conversation
+                    ON CONFLICT (account_id, idempotency_key) DO NOTHING
+                    RETURNING id
+                ), new AS (
+                    SELECT c.* FROM task JOIN conversation c ON c.task_id = task.id
+                ), said AS (
+                    INSERT INTO messages (id, conversation_id, parent_id, position, role, content)
+                    SELECT prompt_id, conversation_id, last_message_id, next_position, role, content
+                    FROM new
+                    UNION ALL
+                    SELECT message_id, conversation_id, prompt_id, next_position + 1, 'assistant', NULL
+                    FROM new
+                ), moved AS (
+                    UPDATE conversations
+                    SET next_position = new.next_position + 2, last_message_id = new.message_id,
+                        updated_at = now()
+                    FROM new
+                    WHERE conversations.id = new.conversation_id
+                )
+                SELECT id FROM task
+                "#,
+                &each(&new, |new| new.conversation.0),
+                &each(&new, |new| new.account.0),
+                &each(&new, |new| new.task.0),
+                &each(&new, |new| new.message.0),
+                &each(&new, |new| new.model.as_str()) as _,
+                &each(&new, |new| Json(&new.parameters)) as _,
+                &each(&new, |new| new.idempotency_key.as_deref()) as _,
+                &each(&new, |new| Json(&new.request)) as _,
+                &each(&new, |new| interval(new.deadline)),
+                &each(&new, |new| new.prompt.id.0),
+                &each(&new, |new| new.prompt.role.as_str()) as _,
+                &each(&new, |new| Json(&new.prompt.content)) as _,
+            )
+            .fetch_all(&mut line.connection)
+            .await?;
+            line.keep();
+            Ok(committed)
+        })
+        .await?;
+        Ok(questions.iter().map(|new| Ok(committed.contains(&new.task.0))).collect())
+    }
+}
+
+/// How large a value is, about.
+fn bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + bytes(value)).sum(),
     }
 }

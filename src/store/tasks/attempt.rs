@@ -1,13 +1,17 @@
 //! Attempts: begun, queued again, handed back. Each names the attempt that it
 //! leaves, so whoever was replaced changes nothing.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use sqlx::types::Json;
+use uuid::Uuid;
 
 use super::{TaskError, attempt, corrupt};
 use crate::domain::message::Parameters;
 use crate::domain::{ClaimId, ConversationId, MessageId, TaskId, WorkerId};
+use crate::store::line::Line;
+use crate::store::together::{BRIEFLY, Statement, each};
 use crate::store::{Result, Store, bounded, interval};
 
 /// What a claimed job turned out to be.
@@ -57,7 +61,8 @@ pub enum RetryOutcome {
 impl Store {
     /// Begins an attempt: of a task that is queued and due, or running under a
     /// worker that has missed its lease. Repeating it with the same claim gives
-    /// the same attempt.
+    /// the same attempt. One statement for all that come while the one before it
+    /// is under way.
     ///
     /// Taking over charges a failure, so a task that kills its workers ends. Only
     /// a worker that has itself been steady for a lease may take over: after an
@@ -72,70 +77,7 @@ impl Store {
         worker: WorkerId,
         lease: Duration,
     ) -> Result<Begin> {
-        bounded("begin", async {
-            let row = sqlx::query!(
-                r#"
-                WITH seen AS (
-                    SELECT t.id,
-                           t.status = 'queued' AND coalesce(t.run_after <= now(), true) AS due,
-                           t.status = 'running' AND t.claim_id = $2 AS repeated,
-                           t.status = 'running' AND t.claim_id <> $2 AND NOT EXISTS (
-                               SELECT FROM workers w
-                               WHERE w.id = t.worker_id AND w.heartbeat_at > now() - $4::interval
-                           ) AS orphaned,
-                           coalesce(me.heartbeat_at > now() - $4::interval / 2, false) AS fresh,
-                           coalesce(me.steady_since <= now() - $4::interval, false) AS steady
-                    FROM tasks t LEFT JOIN workers me ON me.id = $3
-                    WHERE t.id = $1
-                    FOR UPDATE OF t
-                ), begun AS (
-                    UPDATE tasks t
-                    SET status = 'running',
-                        attempt = t.attempt + CASE WHEN seen.repeated THEN 0 ELSE 1 END,
-                        failures = t.failures + CASE WHEN seen.orphaned THEN 1 ELSE 0 END,
-                        claim_id = $2, worker_id = $3, run_after = NULL,
-                        started_at = coalesce(t.started_at, now())
-                    FROM seen
-                    WHERE t.id = seen.id
-                      AND (seen.repeated OR seen.fresh AND (seen.due OR seen.orphaned AND seen.steady))
-                    RETURNING t.*
-                )
-                SELECT seen.orphaned OR seen.due AS "later!",
-                       begun.attempt AS "attempt?", begun.failures AS "failures?",
-                       begun.conversation_id AS "conversation_id?", begun.message_id AS "message_id?",
-                       begun.model AS "model?",
-                       begun.parameters AS "parameters?: Json<Parameters>",
-                       extract(epoch FROM begun.deadline_at - now())::float8 AS "remaining?",
-                       begun.cancel_requested_at IS NOT NULL AS "cancelled!"
-                FROM seen LEFT JOIN begun ON true
-                "#,
-                task.0,
-                claim.0,
-                worker.0,
-                interval(lease),
-            )
-            .fetch_optional(&self.pool)
-            .await?;
-            let Some(row) = row else { return Ok(Begin::Duplicate) };
-            Ok(match (row.attempt, row.failures, row.conversation_id, row.message_id, row.model, row.parameters) {
-                (Some(number), Some(failures), Some(conversation), Some(message), Some(model), Some(parameters)) => {
-                    Begin::Begun(Box::new(Begun {
-                        attempt: attempt(number)?,
-                        failures: u32::try_from(failures).map_err(corrupt)?,
-                        conversation: ConversationId(conversation),
-                        message: MessageId(message),
-                        model,
-                        parameters: parameters.0,
-                        remaining: Duration::try_from_secs_f64(row.remaining.unwrap_or(0.0))
-                            .unwrap_or(Duration::ZERO),
-                        cancelled: row.cancelled,
-                    }))
-                }
-                _ if row.later => Begin::Later,
-                _ => Begin::Duplicate,
-            })
-        })
-        .await
+        self.begins.ask(Claim { task, claim, worker, lease }).await
     }
 
     /// The attempt is still ours and running.
@@ -257,5 +199,128 @@ impl Store {
             Ok(())
         })
         .await
+    }
+}
+
+/// Who wants to begin what.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct Claim {
+    task: TaskId,
+    claim: ClaimId,
+    worker: WorkerId,
+    lease: Duration,
+}
+
+/// Begins attempts.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct BeginAttempt(pub(in crate::store) Line);
+
+impl Statement for BeginAttempt {
+    type Question = Claim;
+    type Answer = Begin;
+
+    const PACE: Duration = BRIEFLY;
+
+    fn changes(claim: &Claim) -> Option<Uuid> {
+        Some(claim.task.0)
+    }
+
+    async fn run(&self, questions: &[Claim]) -> Result<Vec<Result<Begin>>> {
+        // Everybody locks rows in the same order, so nobody waits for ever.
+        let mut claims: Vec<_> = questions.iter().collect();
+        claims.sort_unstable_by_key(|claim| claim.task.0);
+        let rows = bounded("begin", async {
+            let mut line = self.0.hold().await?;
+            let rows = sqlx::query!(
+                r#"
+                WITH seen AS (
+                    SELECT t.id, asked.claim_id, asked.worker_id,
+                           t.status = 'queued' AND coalesce(t.run_after <= now(), true) AS due,
+                           t.status = 'running' AND t.claim_id = asked.claim_id AS repeated,
+                           t.status = 'running' AND t.claim_id <> asked.claim_id AND NOT EXISTS (
+                               SELECT FROM workers w
+                               WHERE w.id = t.worker_id AND w.heartbeat_at > now() - asked.lease
+                           ) AS orphaned,
+                           coalesce(me.heartbeat_at > now() - asked.lease / 2, false) AS fresh,
+                           coalesce(me.steady_since <= now() - asked.lease, false) AS steady
+                    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::interval[])
+                         AS asked (task_id, claim_id, worker_id, lease)
+                    CROSS JOIN LATERAL (
+                        SELECT id, status, run_after, claim_id, worker_id FROM tasks
+                        WHERE id = asked.task_id
+                        FOR UPDATE
+                    ) t
+                    LEFT JOIN workers me ON me.id = asked.worker_id
+                ), begun AS (
+                    UPDATE tasks t
+                    SET status = 'running',
+                        attempt = t.attempt + CASE WHEN seen.repeated THEN 0 ELSE 1 END,
+                        failures = t.failures + CASE WHEN seen.orphaned THEN 1 ELSE 0 END,
+                        claim_id = seen.claim_id, worker_id = seen.worker_id, run_after = NULL,
+                        started_at = coalesce(t.started_at, now())
+                    FROM seen
+                    WHERE t.id = seen.id
+                      AND (seen.repeated OR seen.fresh AND (seen.due OR seen.orphaned AND seen.steady))
+                    RETURNING t.*
+                )
+                SELECT seen.id, seen.orphaned OR seen.due AS "later!",
+                       begun.attempt AS "attempt?", begun.failures AS "failures?",
+                       begun.conversation_id AS "conversation_id?", begun.message_id AS "message_id?",
+                       begun.model AS "model?",
+                       begun.parameters AS "parameters?: Json<Parameters>",
+                       extract(epoch FROM begun.deadline_at - now())::float8 AS "remaining?",
+                       begun.cancel_requested_at IS NOT NULL AS "cancelled!"
+                FROM seen LEFT JOIN begun ON begun.id = seen.id
+                "#,
+                &each(&claims, |claim| claim.task.0),
+                &each(&claims, |claim| claim.claim.0),
+                &each(&claims, |claim| claim.worker.0),
+                &each(&claims, |claim| interval(claim.lease)),
+            )
+            .fetch_all(&mut line.connection)
+            .await?;
+            line.keep();
+            Ok(rows)
+        })
+        .await?;
+        let mut begins: HashMap<_, _> = rows
+            .into_iter()
+            .map(|row| {
+                let begin = match (
+                    row.attempt,
+                    row.failures,
+                    row.conversation_id,
+                    row.message_id,
+                    row.model,
+                    row.parameters,
+                ) {
+                    (
+                        Some(number),
+                        Some(failures),
+                        Some(conversation),
+                        Some(message),
+                        Some(model),
+                        Some(parameters),
+                    ) => attempt(number).and_then(|attempt| {
+                        Ok(Begin::Begun(Box::new(Begun {
+                            attempt,
+                            failures: u32::try_from(failures).map_err(corrupt)?,
+                            conversation: ConversationId(conversation),
+                            message: MessageId(message),
+                            model,
+                            parameters: parameters.0,
+                            remaining: Duration::try_from_secs_f64(row.remaining.unwrap_or(0.0))
+                                .unwrap_or(Duration::ZERO),
+                            cancelled: row.cancelled,
+                        })))
+                    }),
+                    _ if row.later => Ok(Begin::Later),
+                    _ => Ok(Begin::Duplicate),
+                };
+                (row.id, begin)
+            })
+            .collect();
+        let answer = |claim: &Claim| begins.remove(&claim.task.0).unwrap_or(Ok(Begin::Duplicate));
+        Ok(questions.iter().map(answer).collect())
     }
 }

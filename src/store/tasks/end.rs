@@ -1,11 +1,17 @@
 //! The end: the task and its message, in one statement.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use sqlx::PgConnection;
 use sqlx::types::Json;
+use uuid::Uuid;
 
 use super::TaskError;
+use crate::domain::answer::ToolCall;
 use crate::domain::{Answer, EventId, TaskId, TaskStatus, Usage};
+use crate::store::line::Line;
+use crate::store::together::{BRIEFLY, Statement, each, weight_of};
 use crate::store::{Result, Store, bounded};
 
 /// A task's end, as it is committed.
@@ -49,75 +55,142 @@ pub enum EndOutcome {
 }
 
 impl Store {
-    /// Commits a task's end and its message, if the task is as expected.
+    /// Commits a task's end and its message, if the task is as expected. One
+    /// statement for all that come while the one before it is under way.
     ///
     /// # Errors
     /// When the outcome is unknown; repeating is safe.
     pub async fn end(&self, task: TaskId, seen: Ending, last: &Final) -> Result<EndOutcome> {
+        let change = Change { task, seen, last: last.clone() };
+        self.ends.ask(change).await
+    }
+}
+
+/// An end to commit.
+#[derive(Debug)]
+pub(in crate::store) struct Change {
+    task: TaskId,
+    seen: Ending,
+    last: Final,
+}
+
+impl Change {
+    fn reasoning(&self) -> Option<&str> {
+        let reasoning = &self.last.answer.reasoning;
+        (!reasoning.is_empty()).then_some(reasoning)
+    }
+
+    fn tool_calls(&self) -> Option<Json<&[ToolCall]>> {
+        let calls = &self.last.answer.tool_calls;
+        (!calls.is_empty()).then_some(Json(calls))
+    }
+}
+
+/// Commits ends.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct End(pub(in crate::store) Line);
+
+impl Statement for End {
+    type Question = Change;
+    type Answer = EndOutcome;
+
+    const PACE: Duration = BRIEFLY;
+
+    fn weight(change: &Change) -> usize {
+        let Answer { text, reasoning, tool_calls } = &change.last.answer;
+        let calls: usize = tool_calls.iter().map(|call| call.arguments.len()).sum();
+        weight_of(text.len() + reasoning.len() + calls)
+    }
+
+    fn changes(change: &Change) -> Option<Uuid> {
+        Some(change.task.0)
+    }
+
+    async fn run(&self, questions: &[Change]) -> Result<Vec<Result<EndOutcome>>> {
+        // Everybody locks rows in the same order, so nobody waits for ever.
+        let mut ends: Vec<_> = questions.iter().collect();
+        ends.sort_unstable_by_key(|end| end.task.0);
         bounded("end", async {
-            let usage = last.usage.map(Json);
-            let calls =
-                (!last.answer.tool_calls.is_empty()).then_some(Json(&last.answer.tool_calls));
-            let reasoning =
-                (!last.answer.reasoning.is_empty()).then_some(last.answer.reasoning.as_str());
-            let took = sqlx::query_scalar!(
+            let mut line = self.0.hold().await?;
+            let rows = sqlx::query!(
                 r#"
                 WITH ended AS (
-                    UPDATE tasks
-                    SET status = $4, attempt = $5, final_id = $6, final_event = $4, final_data = $7,
-                        usage = $8, error_code = $9, error_message = $10, finished_at = now(),
-                        failures = coalesce($15, failures)
-                    WHERE id = $1 AND attempt = $2 AND status = $3
-                    RETURNING message_id, created_at
+                    UPDATE tasks t
+                    SET status = l.status, attempt = l.attempt, final_id = l.id, final_event = l.status,
+                        final_data = l.data, usage = l.usage, error_code = l.error_code,
+                        error_message = l.error_message, finished_at = now(),
+                        failures = coalesce(l.failures, t.failures)
+                    FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[],
+                                $7::text[], $8::jsonb[], $9::text[], $10::text[], $11::int[], $12::text[],
+                                $13::text[], $14::jsonb[], $15::text[])
+                         AS l (task_id, seen_attempt, seen_status, status, attempt, id, data, usage,
+                               error_code, error_message, failures, answer, reasoning, tool_calls,
+                               finish_reason)
+                    WHERE t.id = l.task_id AND t.attempt = l.seen_attempt AND t.status = l.seen_status
+                    RETURNING t.id, t.message_id, t.created_at,
+                              l.answer, l.reasoning, l.tool_calls, l.finish_reason
                 ), said AS (
-                    UPDATE messages
-                    SET answer = $11, reasoning = $12, tool_calls = $13, finish_reason = $14
-                    FROM ended WHERE messages.id = ended.message_id
+                    UPDATE messages m
+                    SET answer = ended.answer, reasoning = ended.reasoning,
+                        tool_calls = ended.tool_calls, finish_reason = ended.finish_reason
+                    FROM ended WHERE m.id = ended.message_id
                 )
-                SELECT extract(epoch FROM now() - created_at)::float8 AS "took!" FROM ended
+                SELECT id, extract(epoch FROM now() - created_at)::float8 AS "took!" FROM ended
                 "#,
-                task.0,
-                i64::from(seen.attempt),
-                seen.status.as_str(),
-                last.status.as_str(),
-                i64::from(last.id.attempt),
-                last.id.to_string(),
-                last.data,
-                usage as _,
-                last.error.as_ref().map(|e| e.code.as_str()),
-                last.error.as_ref().map(|e| e.message.as_str()),
-                last.answer.text,
-                reasoning,
-                calls as _,
-                last.finish_reason,
-                last.failures.map(|failures| i32::try_from(failures).unwrap_or(i32::MAX)),
+                &each(&ends, |end| end.task.0),
+                &each(&ends, |end| i64::from(end.seen.attempt)),
+                &each(&ends, |end| end.seen.status.as_str()) as _,
+                &each(&ends, |end| end.last.status.as_str()) as _,
+                &each(&ends, |end| i64::from(end.last.id.attempt)),
+                &each(&ends, |end| end.last.id.to_string()),
+                &each(&ends, |end| end.last.data.as_str()) as _,
+                &each(&ends, |end| end.last.usage.map(Json)) as _,
+                &each(&ends, |end| end.last.error.as_ref().map(|e| e.code.as_str())) as _,
+                &each(&ends, |end| end.last.error.as_ref().map(|e| e.message.as_str())) as _,
+                &each(&ends, |end| end.last.failures.map(|n| i32::try_from(n).unwrap_or(i32::MAX))) as _,
+                &each(&ends, |end| end.last.answer.text.as_str()) as _,
+                &each(&ends, |end| end.reasoning()) as _,
+                &each(&ends, |end| end.tool_calls()) as _,
+                &each(&ends, |end| end.last.finish_reason.as_deref()) as _,
             )
-            .fetch_optional(&self.pool)
+            .fetch_all(&mut line.connection)
             .await?;
-            if let Some(took) = took {
-                return Ok(EndOutcome::Committed(Duration::try_from_secs_f64(took).ok()));
+            let took: HashMap<_, _> = rows.into_iter().map(|row| (row.id, row.took)).collect();
+            let mut outcomes = Vec::with_capacity(questions.len());
+            for end in questions {
+                outcomes.push(Ok(match took.get(&end.task.0) {
+                    Some(took) => EndOutcome::Committed(Duration::try_from_secs_f64(*took).ok()),
+                    None if ended_before(&mut line.connection, end).await? => {
+                        EndOutcome::Committed(None)
+                    }
+                    None => EndOutcome::Refused,
+                }));
             }
-            // A statement of its own: it sees what a try of ours that ran at the
-            // same time has committed. The answer counts: two who end a task that
-            // is nobody's choose the same ID and data, and may know different texts.
-            let ours = sqlx::query_scalar!(
-                r#"SELECT EXISTS (
-                       SELECT FROM tasks t JOIN messages m ON m.id = t.message_id
-                       WHERE t.id = $1 AND t.final_id = $2 AND t.final_data = $3
-                         AND m.answer = $4 AND m.reasoning IS NOT DISTINCT FROM $5
-                         AND m.tool_calls IS NOT DISTINCT FROM $6
-                   ) AS "ours!""#,
-                task.0,
-                last.id.to_string(),
-                last.data,
-                last.answer.text,
-                reasoning,
-                calls as _,
-            )
-            .fetch_one(&self.pool)
-            .await?;
-            Ok(if ours { EndOutcome::Committed(None) } else { EndOutcome::Refused })
+            line.keep();
+            Ok(outcomes)
         })
         .await
     }
+}
+
+/// An earlier try of ours has committed this end. A statement of its own: it
+/// sees what was committed while ours ran. The answer counts: two who end a task
+/// that is nobody's choose the same ID and data, and may know different texts.
+async fn ended_before(connection: &mut PgConnection, end: &Change) -> Result<bool> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM tasks t JOIN messages m ON m.id = t.message_id
+               WHERE t.id = $1 AND t.final_id = $2 AND t.final_data = $3
+                 AND m.answer = $4 AND m.reasoning IS NOT DISTINCT FROM $5
+                 AND m.tool_calls IS NOT DISTINCT FROM $6
+           ) AS "ours!""#,
+        end.task.0,
+        end.last.id.to_string(),
+        end.last.data,
+        end.last.answer.text,
+        end.reasoning(),
+        end.tool_calls() as _,
+    )
+    .fetch_one(connection)
+    .await?)
 }

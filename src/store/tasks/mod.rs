@@ -10,12 +10,16 @@ mod relay;
 mod requeue;
 mod view;
 
+pub(in crate::store) use accept::Accept;
 pub use accept::{Accepted, NewTask};
+pub(in crate::store) use attempt::BeginAttempt;
 pub use attempt::{Begin, Begun, RetryOutcome};
+pub(in crate::store) use end::End;
 pub use end::{EndOutcome, Ending, Final};
 pub use relay::Orphan;
 pub use requeue::Requeued;
 pub(in crate::store) use requeue::{REQUEUE, requeue_key};
+pub(in crate::store) use view::Place;
 pub use view::{StreamEnd, StreamPlace, Task};
 
 use super::{Error, Result};

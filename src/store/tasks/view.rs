@@ -1,6 +1,7 @@
 //! Tasks as their owners and readers see them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use sqlx::types::Json;
 use time::OffsetDateTime;
@@ -9,6 +10,8 @@ use super::{Ending, TaskError, attempt, corrupt};
 use crate::domain::{
     AccountId, Answer, ConversationId, EventId, EventName, MessageId, TaskId, TaskStatus, Usage,
 };
+use crate::store::line::Line;
+use crate::store::together::{BRIEFLY, Statement};
 use crate::store::{Error, Result, Store, bounded};
 
 /// A task as shown to its owner.
@@ -137,8 +140,7 @@ impl Store {
         account: AccountId,
         task: TaskId,
     ) -> Result<Option<StreamPlace>> {
-        let store = self.clone();
-        let place = self.places.ask(task, move |tasks| stream_places(store.clone(), tasks)).await?;
+        let place = self.places.ask(task).await?;
         Ok(place.and_then(|(owner, place)| (owner == account).then_some(place)))
     }
 
@@ -197,32 +199,43 @@ impl Store {
     }
 }
 
-/// The tasks' owners and places, in their order.
-async fn stream_places(
-    store: Store,
-    tasks: Vec<TaskId>,
-) -> Result<Vec<Result<Option<(AccountId, StreamPlace)>>>> {
-    let ids: Vec<_> = tasks.iter().map(|task| task.0).collect();
-    let rows = bounded("stream_places", async {
-        Ok(sqlx::query!(
-            "SELECT id, account_id, attempt, final_id FROM tasks WHERE id = ANY($1)",
-            &ids
-        )
-        .fetch_all(&store.pool)
-        .await?)
-    })
-    .await?;
-    let places: HashMap<_, _> = rows
-        .into_iter()
-        .map(|row| {
-            let place = || {
-                let end = row.final_id.map(|id| id.parse()).transpose().map_err(corrupt)?;
-                Ok((AccountId(row.account_id), StreamPlace { attempt: attempt(row.attempt)?, end }))
-            };
-            (TaskId(row.id), place())
+/// Reads tasks' owners and places.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct Place(pub(in crate::store) Line);
+
+impl Statement for Place {
+    type Question = TaskId;
+    type Answer = Option<(AccountId, StreamPlace)>;
+
+    const PACE: Duration = BRIEFLY;
+
+    async fn run(&self, tasks: &[TaskId]) -> Result<Vec<Result<Self::Answer>>> {
+        let ids: Vec<_> = tasks.iter().map(|task| task.0).collect();
+        let rows = bounded("stream_places", async {
+            let mut line = self.0.hold().await?;
+            let rows = sqlx::query!(
+                "SELECT id, account_id, attempt, final_id FROM tasks WHERE id = ANY($1)",
+                &ids
+            )
+            .fetch_all(&mut line.connection)
+            .await?;
+            line.keep();
+            Ok(rows)
         })
-        .collect();
-    Ok(tasks.iter().map(|task| places.get(task).cloned().transpose()).collect())
+        .await?;
+        let places: HashMap<_, _> = rows
+            .into_iter()
+            .map(|row| {
+                let place = || {
+                    let end = row.final_id.map(|id| id.parse()).transpose().map_err(corrupt)?;
+                    let attempt = attempt(row.attempt)?;
+                    Ok((AccountId(row.account_id), StreamPlace { attempt, end }))
+                };
+                (row.id, place())
+            })
+            .collect();
+        Ok(tasks.iter().map(|task| places.get(&task.0).cloned().transpose()).collect())
+    }
 }
 
 struct TaskRow {

@@ -202,7 +202,7 @@ async fn left_for_a_lease(app: &App, lease: u64) {
 }
 
 pub(super) fn is_end(text: &str) -> bool {
-    text.contains("SET status = $4, attempt = $5")
+    text.contains("WITH ended AS")
 }
 
 pub(super) fn is_terminal(text: &str) -> bool {

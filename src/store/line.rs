@@ -1,0 +1,117 @@
+//! A connection for statements that follow each other.
+//!
+//! The pool asks a connection twice, each time that it gets one back, whether it
+//! still works: six messages for a statement in place of two. What each task
+//! needs goes by lines of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+use super::{ACQUIRE_LIMIT, Error, RELEASE_LIMIT, Result, TRUST_IDLE};
+
+/// A connection is replaced after so long: the server's memory for it grows, and
+/// after a switch of servers behind a name, everybody comes round.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// How long to wait after a connection was refused.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// A connection, opened when it is first needed, that one statement uses at a
+/// time; clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    options: Arc<PgConnectOptions>,
+    idle: Arc<Mutex<Option<Idle>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: PgConnection,
+    opened: Instant,
+    used: Instant,
+}
+
+/// The connection, for as long as a statement needs it. Dropped, it is closed:
+/// nobody knows what it has still to say. [`Held::keep`] gives it back.
+#[derive(Debug)]
+pub(super) struct Held<'a> {
+    line: MutexGuard<'a, Option<Idle>>,
+    pub(super) connection: PgConnection,
+    opened: Instant,
+}
+
+impl Line {
+    /// What goes by a line finds its rows by their keys, many at a time. Were the
+    /// planner to choose, it would read a table whole that is still small, and
+    /// hold on to that for as long as the statement stays prepared.
+    pub(super) fn new(options: PgConnectOptions) -> Self {
+        let options = options.options([
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+        ]);
+        Self { options: Arc::new(options), idle: Arc::default() }
+    }
+
+    /// The connection, once nobody else uses it.
+    ///
+    /// # Errors
+    /// When there is none within three seconds.
+    pub(super) async fn hold(&self) -> Result<Held<'_>> {
+        let mut line = self.idle.lock().await;
+        if let Some(idle) = line.take() {
+            let opened = idle.opened;
+            if let Some(connection) = idle.trusted().await {
+                return Ok(Held { line, connection, opened });
+            }
+        }
+        let deadline = Instant::now() + ACQUIRE_LIMIT;
+        loop {
+            let error = match tokio::time::timeout_at(deadline, self.options.connect()).await {
+                Ok(Ok(connection)) => {
+                    return Ok(Held { line, connection, opened: Instant::now() });
+                }
+                Ok(Err(error)) => Error::from(error),
+                Err(_) => Error::Timeout(ACQUIRE_LIMIT),
+            };
+            // It may be about to come back.
+            if !error.is_unavailable() || Instant::now() + AGAIN >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Closes the connection; the next who needs one opens another.
+    pub(super) async fn close(&self) {
+        if let Some(idle) = self.idle.lock().await.take() {
+            let _ = tokio::time::timeout(RELEASE_LIMIT, idle.connection.close()).await;
+        }
+    }
+}
+
+impl Idle {
+    /// The connection, if it works as far as anybody knows.
+    async fn trusted(mut self) -> Option<PgConnection> {
+        if self.opened.elapsed() > LIFETIME {
+            return None;
+        }
+        if self.used.elapsed() < TRUST_IDLE {
+            return Some(self.connection);
+        }
+        let answer = tokio::time::timeout(RELEASE_LIMIT, self.connection.ping()).await;
+        matches!(answer, Ok(Ok(()))).then_some(self.connection)
+    }
+}
+
+impl Held<'_> {
+    /// Gives the connection back: it has answered everything.
+    pub(super) fn keep(mut self) {
+        let (connection, opened) = (self.connection, self.opened);
+        *self.line = Some(Idle { connection, opened, used: Instant::now() });
+    }
+}
