@@ -45,11 +45,13 @@ pub(super) struct Held<'a> {
 }
 
 impl Line {
-    /// What goes by a line finds its rows by their keys, many at a time. Were the
-    /// planner to choose, it would read a table whole that is still small, and
-    /// hold on to that for as long as the statement stays prepared.
+    /// What goes by a line finds its rows by their keys, many at a time, and is
+    /// planned once. Were the planner to choose, it would plan each execution
+    /// anew, since it knows how many keys it has only then; or read a table
+    /// whole that is still small, and hold on to that plan.
     pub(super) fn new(options: PgConnectOptions) -> Self {
         let options = options.options([
+            ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
