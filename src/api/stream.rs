@@ -111,14 +111,15 @@ impl<S: Source> Open<S> {
         }
         loop {
             tokio::select! {
+                // What comes most often first: the rest is asked when there is nothing.
                 biased;
-                () = &mut self.shutdown => return None,
                 entries = self.source.next() => {
                     let entries = entries?;
                     self.written = Instant::now();
                     metrics::events_sent(entries.len() as u64);
                     return Some(encode_all(&entries));
                 }
+                () = &mut self.shutdown => return None,
                 () = &mut self.comment => {
                     let now = Instant::now();
                     let silent = now >= due(self.written, self.silence);

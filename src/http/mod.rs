@@ -231,8 +231,8 @@ impl<E: Endpoint + 'static> Server<E> {
         // hyper's own time-out begins once it knows the protocol. Before that,
         // and in HTTP/2 before the first request, this one holds.
         let deadline = Instant::now() + self.limits.header_read_timeout;
-        let protocol = tokio::select! {
-            http1 = begins_as_http1(&socket) => if http1 { &self.http1 } else { &self.either },
+        let http1 = tokio::select! {
+            http1 = begins_as_http1(&socket) => http1,
             () = tokio::time::sleep_until(deadline) => return log_silence(peer),
             () = self.shutdown.cancelled() => return,
         };
@@ -258,15 +258,19 @@ impl<E: Endpoint + 'static> Server<E> {
                 })
             }
         });
+        let protocol = if http1 { &self.http1 } else { &self.either };
         let mut connection = pin!(protocol.serve_connection(io, service));
 
         let silent = async {
-            tokio::time::sleep_until(deadline).await;
-            if requested.load(Ordering::Relaxed) {
+            if !http1 {
+                tokio::time::sleep_until(deadline).await;
+            }
+            if http1 || requested.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
         };
         tokio::select! {
+            biased;
             result = connection.as_mut() => return log_end(peer, result),
             () = silent => return log_silence(peer),
             () = self.shutdown.cancelled() => connection.as_mut().graceful_shutdown(),

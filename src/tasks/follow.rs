@@ -5,7 +5,7 @@
 //! can't say (it expired, Redis lost it, trimming left a gap up to the end),
 //! PostgreSQL does: a snapshot of the whole answer and the terminal event.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{PERSIST, Result, Tasks};
 use crate::domain::event::EventName;
@@ -180,15 +180,23 @@ fn from_database(end: &StreamEnd, sent: EventId) -> Vec<Entry> {
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a stream is silent before PostgreSQL is asked.
 const SILENCE: Duration = Duration::from_secs(15);
+/// How often all streams are looked at for silence.
+const SWEEP: Duration = Duration::from_secs(3);
 
 /// Asks PostgreSQL which of the silent streams have ended, for ever: one
 /// statement for all of them, and none while nothing is silent.
 pub async fn watch_ends(tasks: Tasks, tail: Tail) {
     static AWAY: LogLimit = LogLimit::new();
     let mut unasked: Vec<TaskId> = Vec::new();
+    let mut swept = Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
-        unasked.extend(tail.suspects(SILENCE));
+        if tail.was_cut_off() {
+            unasked.extend(tail.suspects(Duration::ZERO));
+        } else if swept.elapsed() >= SWEEP {
+            swept = Instant::now();
+            unasked.extend(tail.suspects(SILENCE));
+        }
         if unasked.is_empty() {
             continue;
         }

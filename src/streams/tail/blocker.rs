@@ -42,6 +42,7 @@ pub(super) async fn run(shared: Arc<Shared>, pool: BlockingPool, shard: usize) {
         rung: "0-0".to_owned(),
         turn: 0,
         look_at: Instant::now() + QUIET,
+        doubtful: true,
         shard,
         shared,
         pool,
@@ -72,6 +73,8 @@ struct Reader {
     turn: usize,
     /// When quiet streams are looked at next.
     look_at: Instant,
+    /// There may be streams to wait for though hints come.
+    doubtful: bool,
 }
 
 impl Reader {
@@ -92,7 +95,7 @@ impl Reader {
                 tokio::time::sleep_until(self.look_at.into()).await;
             };
             tokio::select! {
-                () = shard.joined.notified() => {}
+                () = shard.joined.notified() => self.doubtful = true,
                 () = look => {}
             }
             return Ok(());
@@ -124,7 +127,7 @@ impl Reader {
         let now = Instant::now();
         let quiet: Vec<_> = lock(&self.shared.shards[self.shard].feeds)
             .values()
-            .filter(|feed| feed.is_quiet(now, QUIET) && !feed.doubts_hints())
+            .filter(|feed| feed.is_quiet(now, QUIET))
             .cloned()
             .collect();
         for feeds in quiet.chunks(KEYS) {
@@ -146,11 +149,15 @@ impl Reader {
     fn choose(&mut self) -> (Vec<Reading>, u32) {
         let shard = &self.shared.shards[self.shard];
         let hinted = self.shared.is_hinted();
+        if hinted && !self.doubtful {
+            return (Vec::new(), 1);
+        }
         let mut waiting: Vec<_> = lock(&shard.feeds)
             .values()
             .filter(|feed| !hinted || feed.doubts_hints())
             .cloned()
             .collect();
+        self.doubtful = !waiting.is_empty();
         let rounds = waiting.len().div_ceil(KEYS).max(1);
         if rounds > 1 {
             waiting.sort_unstable_by_key(|feed| feed.task);

@@ -221,22 +221,23 @@ impl Feed {
         lock(&self.state).doubtful
     }
 
-    /// No news for `quiet`. Asked of every feed each second: the caller has the
-    /// clock.
+    /// No news for `quiet`, and no doubt about hints. Asked of every feed each
+    /// second: the caller has the clock.
     pub(super) fn is_quiet(&self, now: Instant, quiet: Duration) -> bool {
-        now.saturating_duration_since(lock(&self.state).last_news) >= quiet
+        let state = lock(&self.state);
+        !state.doubtful && now.saturating_duration_since(state.last_news) >= quiet
     }
 
-    /// Silent for so long that its end may have been lost. Asked at most once
-    /// in `silence`, unless `all`.
-    pub(super) fn take_suspect(&self, now: Instant, silence: Duration, all: bool) -> bool {
+    /// Silent for so long that its end may have been lost. Answered once in
+    /// `silence` at most.
+    pub(super) fn take_suspect(&self, now: Instant, silence: Duration) -> bool {
         let mut state = lock(&self.state);
         let since = |then| now.saturating_duration_since(then) >= silence;
         let silent = since(state.last_news) && since(state.last_checked);
-        if silent || all {
+        if silent {
             state.last_checked = now;
         }
-        silent || all
+        silent
     }
 
     pub(super) fn suspect(&self) {

@@ -201,14 +201,19 @@ impl Tail {
         }
     }
 
-    /// Streams whose end may have been lost: silent for `silence`, or all of
-    /// them after Redis was away. `XREAD` can't tell «nothing new» from «gone».
+    /// Redis was away since this was asked last: any stream's end may have been
+    /// lost.
+    pub fn was_cut_off(&self) -> bool {
+        self.shared.reconnected.swap(false, Ordering::Relaxed)
+    }
+
+    /// Streams whose end may have been lost: silent for `silence`. `XREAD` can't
+    /// tell «nothing new» from «gone».
     pub fn suspects(&self, silence: Duration) -> Vec<TaskId> {
-        let all = self.shared.reconnected.swap(false, Ordering::Relaxed);
         let now = Instant::now();
         lock(&self.shared.feeds)
             .values()
-            .filter(|feed| feed.take_suspect(now, silence, all))
+            .filter(|feed| feed.take_suspect(now, silence))
             .map(|feed| feed.task)
             .collect()
     }
