@@ -54,7 +54,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rows_at: u32,
     /// Connections to PostgreSQL that each process opens at most, in every design
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=100))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=100))]
     pub(crate) connections: u32,
     /// Only the check: 20 streams in each design, readers cut and coming back wherever they were
     #[arg(long, conflicts_with = "no_check")]
