@@ -22,9 +22,9 @@ const COMMITTED: &[(&str, f64)] = &[
     ("Redis: writes a token, 20 streams", 2.07),
     // MULTI, EXEC, XACK, XDEL.
     ("Redis: other commands a task", 8.0),
-    // Its conversation made, four of its own, and its stream opened, by a
-    // statement that others may share.
-    ("PostgreSQL: statements a task", 6.0),
+    // Its conversation made, four of its own, and its stream opened: all but the
+    // first are shared by tasks that come together.
+    ("PostgreSQL: statements a task alone", 6.0),
     // One stream of 200 tokens at 40/s, from its POST to its end.
     ("API: reads and writes a token", 4.4),
     ("API: system calls a token (highest)", 7.1),
