@@ -17,6 +17,9 @@ use super::{ACQUIRE_LIMIT, Error, RELEASE_LIMIT, Result, TRUST_IDLE};
 /// A connection is replaced after so long: the server's memory for it grows, and
 /// after a switch of servers behind a name, everybody comes round.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// How long a statement waits for a row that another transaction holds, in
+/// milliseconds. Ours hold one as long as a commit takes.
+const LOCK_LIMIT: &str = "500";
 /// How long to wait after a connection was refused.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -48,9 +51,11 @@ impl Line {
     /// What goes by a line finds its rows by their keys, many at a time, and is
     /// planned once. Were the planner to choose, it would plan each execution
     /// anew, since it knows how many keys it has only then; or read a table
-    /// whole that is still small, and hold on to that plan.
+    /// whole that is still small, and hold on to that plan. A row that somebody
+    /// holds a lock on must not hold up all that come with it.
     pub(super) fn new(options: PgConnectOptions) -> Self {
         let options = options.options([
+            ("lock_timeout", LOCK_LIMIT),
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),

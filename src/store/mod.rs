@@ -110,6 +110,15 @@ impl Error {
         }
     }
 
+    /// The statement failed, and not the connection: another might not.
+    fn was_answered(&self) -> bool {
+        match self {
+            Self::Unavailable(error) => matches!(**error, sqlx::Error::Database(_)),
+            Self::Refused(_) | Self::Corrupt(_) => true,
+            Self::Timeout(_) | Self::Url(_) | Self::Migrate(_) => false,
+        }
+    }
+
     /// Repeating the call later may help.
     pub const fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Timeout(_))
@@ -127,9 +136,10 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::WorkerCrashed => Self::Unavailable(Arc::new(error)),
             sqlx::Error::Database(database) => match database.code().as_deref() {
                 // 08 connection exception, 53 insufficient resources, 57 operator
-                // intervention (shutdown, starting up, cancelled), 40 rollback.
+                // intervention (shutdown, starting up, cancelled), 40 rollback, 55 not
+                // now (a lock that somebody else holds).
                 // https://www.postgresql.org/docs/current/errcodes-appendix.html
-                Some(code) if ["08", "53", "57", "40"].contains(&&code[..2]) => {
+                Some(code) if ["08", "53", "57", "40", "55"].contains(&&code[..2]) => {
                     Self::Unavailable(Arc::new(error))
                 }
                 _ => Self::Refused(Arc::new(error)),

@@ -129,18 +129,19 @@ impl<S: Statement> Together<S> {
                 }
                 batch
             };
-            // One that panics must not leave the others waiting for ever.
-            let answers = AssertUnwindSafe(self.statement.run(&questions)).catch_unwind().await;
-            match answers.unwrap_or_else(|_| Err(gone())) {
+            match self.run(&questions).await {
                 Ok(answers) => {
                     for (asker, answer) in askers.into_iter().zip(answers) {
                         let _ = asker.send(answer);
                     }
                 }
-                // It may be one of them that can't be answered.
-                Err(error) if error.is_permanent() && questions.len() > 1 => {
+                // It may be for one of them: for its text, or a lock on its row.
+                Err(error) if error.was_answered() && questions.len() > 1 => {
                     for (question, asker) in questions.iter().zip(askers) {
-                        let answers = self.statement.run(std::slice::from_ref(question)).await;
+                        if asker.is_closed() {
+                            continue;
+                        }
+                        let answers = self.run(std::slice::from_ref(question)).await;
                         let answer = answers.and_then(|mut answers| {
                             answers.pop().unwrap_or_else(|| Err(error.clone()))
                         });
@@ -154,6 +155,12 @@ impl<S: Statement> Together<S> {
                 }
             }
         }
+    }
+
+    /// The statement; one that panics must not leave the others waiting for ever.
+    async fn run(&self, questions: &[S::Question]) -> Result<Vec<Result<S::Answer>>> {
+        let answers = AssertUnwindSafe(self.statement.run(questions)).catch_unwind().await;
+        answers.unwrap_or_else(|_| Err(Error::Corrupt("a statement panicked".to_owned())))
     }
 }
 
@@ -313,8 +320,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_answered_spoils_nothing_else() {
-        let (answers, _) = meanwhile(&[11, 13, 12]).await;
-        assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+        for unlucky in [13, 17] {
+            let (answers, _) = meanwhile(&[11, unlucky, 12]).await;
+            assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+        }
     }
 
     #[tokio::test]

@@ -125,6 +125,38 @@ async fn a_message_that_cannot_be_stored_spoils_none_that_comes_with_it() {
     assert_eq!(*accepted[2].as_ref().expect("an answer"), Accepted::New);
 }
 
+#[tokio::test]
+async fn a_row_that_somebody_holds_holds_up_nobody_elses_task() {
+    let app = app().await;
+    let store = app.store();
+    let me = worker(&store).await;
+    let tasks = queued(&app, &store, 3).await;
+    let mut held = app.pool.begin().await.expect("a transaction");
+    for table in ["tasks WHERE conversation_id", "conversations WHERE id"] {
+        sqlx::query(sqlx::AssertSqlSafe(format!("SELECT FROM {table} = $1 FOR UPDATE")))
+            .bind(tasks[1].conversation.0)
+            .execute(&mut *held)
+            .await
+            .expect("is locked");
+    }
+    let accept = |n: usize| store.accept(message(tasks[n].conversation, "more", None));
+    let begin = |n: usize| {
+        store.begin_attempt(tasks[n].task, ClaimId(uuid::Uuid::new_v4()), me, 10 * LEASE)
+    };
+    let (accepted, begun) =
+        tokio::join!(join_all([0, 1, 2].map(accept)), join_all([0, 1, 2].map(begin)));
+    for n in [0, 2] {
+        assert_eq!(*accepted[n].as_ref().expect("an answer"), Accepted::New);
+        assert!(matches!(begun[n], Ok(Begin::Begun(_))), "{begun:?}");
+    }
+    let unavailable = rill::store::Error::is_unavailable;
+    assert!(accepted[1].as_ref().is_err_and(unavailable), "{accepted:?}");
+    assert!(begun[1].as_ref().is_err_and(unavailable), "{begun:?}");
+    held.rollback().await.expect("is let go");
+    assert_eq!(accept(1).await.expect("an answer"), Accepted::New);
+    assert!(matches!(begin(1).await, Ok(Begin::Begun(_))));
+}
+
 async fn queued(app: &App, store: &Store, count: usize) -> Vec<NewTask> {
     let new: Vec<_> = conversations(app, count)
         .await
