@@ -30,7 +30,7 @@ fn stored(count: usize) -> Vec<Entry> {
 }
 
 /// A reply to `XREAD` (RESP3) with so many entries of one stream.
-fn reply(count: usize) -> Vec<u8> {
+fn reply(count: usize) -> bytes::Bytes {
     const KEY: &str = "rill:{17}:task:0198d5f0-7d1c-7cc2-9d5b-0a6c3f1e2b4a";
     let mut reply = format!("%1\r\n${}\r\n{KEY}\r\n*{count}\r\n", KEY.len());
     for id in ids(count) {
@@ -38,7 +38,7 @@ fn reply(count: usize) -> Vec<u8> {
         reply += &format!("*2\r\n${}\r\n{}\r\n*4\r\n$1\r\ne\r\n", id.len(), &*id);
         reply += "$5\r\ndelta\r\n$1\r\nd\r\n$17\r\n{\"text\":\" token\"}\r\n";
     }
-    reply.into_bytes()
+    reply.into()
 }
 
 fn writing(c: &mut Criterion) {

@@ -65,6 +65,7 @@ pub(super) fn raw_entries(value: Value) -> Vec<RawEntry> {
 }
 
 /// What one read brings of a task's stream.
+#[derive(Default)]
 pub(super) struct Page {
     pub(super) entries: Vec<Entry>,
     /// The last entry's ID, an event or not: where to read on from.
@@ -73,11 +74,16 @@ pub(super) struct Page {
     pub(super) len: usize,
 }
 
+/// The task streams of an `XREAD` reply: each key, and what was read of it.
+pub(super) fn pages(answer: Value) -> Vec<(Bytes, Page)> {
+    streams(answer).into_iter().map(|(key, stream)| (key, page(stream))).collect()
+}
+
 /// Events of a task's stream. What isn't one (a newer rill's event, somebody
 /// else's entry) is left out, and shows to readers as a gap.
 pub(super) fn page(value: Value) -> Page {
     let Value::Array(stream) = value else {
-        return Page { entries: Vec::new(), last: None, len: 0 };
+        return Page::default();
     };
     let (mut last, mut len) = (None, 0);
     let mut entries = Vec::with_capacity(stream.len());

@@ -20,6 +20,7 @@ mod lane;
 mod link;
 pub mod log;
 pub mod queue;
+mod reads;
 mod resp;
 pub mod tail;
 mod tap;

@@ -140,11 +140,11 @@ pub(super) fn message(push: &[u8]) -> Option<&[u8]> {
 }
 
 /// The streams of an `XREAD`'s reply: each key, and what was read of it. What
-/// is no event of a task's stream is left out, as by [`super::entry::page`].
-pub(super) fn pages(reply: &[u8]) -> Vec<(&[u8], Page)> {
+/// is no event of a task's stream is left out, as by [`super::entry::pages`].
+pub(super) fn pages(reply: &Bytes) -> Vec<(Bytes, Page)> {
     let mut values = Values(reply);
     let count = values.head(b'%').unwrap_or(0);
-    (0..count).map_while(|_| Some((values.bulk()?, page(&mut values)?))).collect()
+    (0..count).map_while(|_| Some((reply.slice_ref(values.bulk()?), page(&mut values)?))).collect()
 }
 
 fn page(values: &mut Values<'_>) -> Option<Page> {
@@ -187,7 +187,7 @@ mod tests {
     use proptest::prelude::*;
     use redis::parse_redis_value;
 
-    use super::super::entry::{page, streams};
+    use super::super::entry;
     use super::*;
 
     /// Replies of every kind that Redis has, as they are sent.
@@ -286,13 +286,12 @@ mod tests {
                 .iter()
                 .flat_map(|(key, entries)| [bulk(key), array('*', entries)])
                 .collect();
-            let reply = array('%', &read);
-            let theirs = streams(parse_redis_value(&reply).expect("RESP3"));
+            let reply = Bytes::from(array('%', &read));
+            let theirs = entry::pages(parse_redis_value(&reply).expect("RESP3"));
             let ours = pages(&reply);
             prop_assert_eq!(ours.len(), theirs.len());
-            for ((key, ours), (their_key, stream)) in ours.into_iter().zip(theirs) {
-                let theirs = page(stream);
-                prop_assert_eq!(key, &*their_key);
+            for ((key, ours), (their_key, theirs)) in ours.into_iter().zip(theirs) {
+                prop_assert_eq!(key, their_key);
                 prop_assert_eq!(ours.entries, theirs.entries);
                 prop_assert_eq!((ours.last, ours.len), (theirs.last, theirs.len));
             }
@@ -306,7 +305,7 @@ mod tests {
         ) {
             let _ = Scanner::default().scan(&bytes);
             let _ = message(&bytes);
-            for (_, page) in pages(&bytes) {
+            for (_, page) in pages(&bytes.into()) {
                 prop_assert!(page.entries.len() <= page.len);
             }
         }

@@ -27,7 +27,11 @@ use crate::sync::lock;
 /// Bytes that are read at once.
 const READ: usize = 16 * 1024;
 
-/// Replies that were taken out, until they are asked for.
+/// Replies that wait to be asked for, at most. What is more is of readers that
+/// gave up, or of one that is too late, and is told so.
+const WAITING: usize = 16;
+
+/// Replies that were taken out, until they are asked for, in any order.
 #[derive(Debug, Default)]
 pub(super) struct Replies {
     taken: Mutex<Taken>,
@@ -37,25 +41,30 @@ pub(super) struct Replies {
 struct Taken {
     /// Number of the first one.
     first: i64,
-    replies: VecDeque<Bytes>,
+    replies: VecDeque<Option<Bytes>>,
 }
 
 impl Replies {
     fn put(&self, reply: Bytes) -> i64 {
         let mut taken = lock(&self.taken);
-        taken.replies.push_back(reply);
+        if taken.replies.len() == WAITING {
+            taken.replies.pop_front();
+            taken.first += 1;
+        }
+        taken.replies.push_back(Some(reply));
         taken.first + i64::try_from(taken.replies.len()).unwrap_or(i64::MAX) - 1
     }
 
-    /// The reply of a number. Those before it were given up by who asked.
+    /// The reply of a number, once.
     pub(super) fn take(&self, number: i64) -> Option<Bytes> {
         let mut taken = lock(&self.taken);
-        let before = usize::try_from(number - taken.first).ok()?;
-        if before >= taken.replies.len() {
-            return None;
+        let at = usize::try_from(number - taken.first).ok()?;
+        let reply = taken.replies.get_mut(at)?.take();
+        while let Some(None) = taken.replies.front() {
+            taken.replies.pop_front();
+            taken.first += 1;
         }
-        taken.first = number + 1;
-        taken.replies.drain(..=before).next_back()
+        reply
     }
 }
 
@@ -287,16 +296,21 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_nobody_asked_for_any_more_is_let_go_of() {
+    fn replies_are_taken_in_any_order_and_those_that_nobody_wants_are_let_go_of() {
         let replies = Replies::default();
         assert_eq!(replies.take(0), None);
         for (number, reply) in ["a", "b", "c"].into_iter().enumerate() {
             assert_eq!(replies.put(reply.into()), number as i64);
         }
         assert_eq!(replies.take(1), Some("b".into()));
-        assert_eq!(replies.take(0), None);
+        assert_eq!(replies.take(1), None);
+        assert_eq!(replies.take(0), Some("a".into()));
         assert_eq!(replies.take(3), None);
-        assert_eq!(replies.put("d".into()), 3);
-        assert_eq!(replies.take(3), Some("d".into()));
+        for number in 3..100 {
+            assert_eq!(replies.put("d".into()), number);
+        }
+        assert_eq!(lock(&replies.taken).replies.len(), WAITING);
+        assert_eq!(replies.take(2), None);
+        assert_eq!(replies.take(99), Some("d".into()));
     }
 }

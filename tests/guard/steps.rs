@@ -6,6 +6,7 @@
 
 use std::hint::black_box;
 
+use bytes::Bytes;
 use rill::domain::EventId;
 use rill::hot::{FanOut, Saying, Serving, entries};
 use rill::model::Delta;
@@ -40,12 +41,12 @@ pub(crate) fn counted_store(saying: &mut Saying, deltas: Vec<Delta>) {
 }
 
 /// Replies to `XREAD`, one entry each, as Redis writes them in RESP3.
-pub(crate) fn replies(tokens: usize) -> Vec<Vec<u8>> {
+pub(crate) fn replies(tokens: usize) -> Vec<Bytes> {
     (1..=tokens).map(|seq| reply(&[EventId::new(1, seq as u64)])).collect()
 }
 
 /// One stream with these entries.
-pub(crate) fn reply(ids: &[EventId]) -> Vec<u8> {
+pub(crate) fn reply(ids: &[EventId]) -> Bytes {
     const KEY: &str = "rill:{17}:task:0198d5f0-7d1c-7cc2-9d5b-0a6c3f1e2b4a";
     let mut reply = format!("%1\r\n${}\r\n{KEY}\r\n*{}\r\n", KEY.len(), ids.len());
     for id in ids {
@@ -53,12 +54,12 @@ pub(crate) fn reply(ids: &[EventId]) -> Vec<u8> {
         reply += &format!("*2\r\n${}\r\n{}\r\n*4\r\n$1\r\ne\r\n", id.len(), &*id);
         reply += "$5\r\ndelta\r\n$1\r\nd\r\n$17\r\n{\"text\":\" token\"}\r\n";
     }
-    reply.into_bytes()
+    reply.into()
 }
 
 /// From Redis' reply to the bytes that one viewer is sent.
 #[inline(never)]
-pub(crate) fn counted_serve(fan_out: &FanOut, serving: &mut Serving, replies: &[Vec<u8>]) {
+pub(crate) fn counted_serve(fan_out: &FanOut, serving: &mut Serving, replies: &[Bytes]) {
     for reply in replies {
         for mail in fan_out.deliver(entries(reply)) {
             black_box(serving.frames(mail));

@@ -17,7 +17,7 @@ use super::{RETRY, Shared};
 use crate::log_limit::LogLimit;
 use crate::metrics::Way;
 use crate::streams::blocking::BlockingPool;
-use crate::streams::entry::{page, raw_entries, streams};
+use crate::streams::entry::{page, pages, raw_entries, streams};
 use crate::streams::{Result, answered};
 use crate::sync::lock;
 
@@ -114,7 +114,7 @@ impl Reader {
         if let Some(heard) = bells.into_iter().flat_map(|(_, bell)| raw_entries(bell)).next_back() {
             self.rung = heard.id;
         }
-        let news = news.into_iter().map(|(key, stream)| (key, page(stream)));
+        let news = news.into_iter().map(|(key, stream)| (key, page(stream))).collect();
         deliver(&shared, Way::Block, news, &keys, COUNT);
         Ok(())
     }
@@ -139,8 +139,7 @@ impl Reader {
             command.arg("COUNT").arg(COUNT).arg("STREAMS");
             add_streams(&mut command, None, &keys);
             let answer = answered(self.pool.read(&command, Duration::ZERO).await?)?;
-            let news = streams(answer).into_iter().map(|(key, stream)| (key, page(stream)));
-            deliver(&self.shared, Way::Look, news, &keys, COUNT);
+            deliver(&self.shared, Way::Look, pages(answer), &keys, COUNT);
         }
         Ok(())
     }
@@ -186,7 +185,7 @@ impl Reader {
         commands.cmd("XADD").arg(&self.bell).arg("MAXLEN").arg(1).arg("*").arg("b").arg(1);
         commands.cmd("EXPIRE").arg(&self.bell).arg(BELL_TTL_SECONDS);
         commands.cmd("EXEC");
-        if let Ok(mut connected) = self.shared.link.get(Duration::ZERO).await {
+        if let Ok(mut connected) = self.shared.reads.link.get(Duration::ZERO).await {
             let _ = connected.send_all(&commands, 4).await;
         }
         std::future::pending().await

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::{Cmd, Value};
+use bytes::Bytes;
+use redis::Cmd;
 
 use super::feed::Feed;
 use super::{Hints, PAGE, RETRY, Shared};
 use crate::domain::EventId;
 use crate::log_limit::LogLimit;
 use crate::metrics::{self, Way};
-use crate::streams::entry::{Page, page, streams};
-use crate::streams::resp::pages;
-use crate::streams::{Error, PATIENCE, Result, answered, hint};
+use crate::streams::entry::Page;
+use crate::streams::{PATIENCE, Result, hint};
 use crate::sync::lock;
 
 /// Streams in one read, at most.
@@ -113,7 +113,6 @@ async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {
     // Many streams at once share one answer's size; less of it after a failure,
     // which may be that the answer was too large to arrive in time.
     let count = ((ENTRIES / batch.len()) >> failures.min(6)).clamp(1, PAGE);
-    let mut connected = shared.link.get(PATIENCE).await?;
     let bytes = batch.first().map_or(0, |reading| reading.feed.key.len() + ID);
     let mut command = Cmd::with_capacity(4 + 2 * batch.len(), batch.len() * bytes);
     command.arg("XREAD").arg("COUNT").arg(count).arg("STREAMS");
@@ -123,16 +122,7 @@ async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {
     for reading in batch {
         command.arg(&*reading.after.text());
     }
-    match answered(connected.send(&command).await?)? {
-        Value::Int(number) => {
-            let reply = shared.replies.take(number).ok_or(Error::Unexpected("XREAD"))?;
-            deliver(shared, Way::Hint, pages(&reply), batch, count);
-        }
-        answer => {
-            let streams = streams(answer).into_iter().map(|(key, stream)| (key, page(stream)));
-            deliver(shared, Way::Hint, streams, batch, count);
-        }
-    }
+    deliver(shared, Way::Hint, shared.reads.read(&command).await?, batch, count);
     Ok(())
 }
 
@@ -141,15 +131,14 @@ async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {
 pub(super) fn deliver(
     shared: &Shared,
     way: Way,
-    streams: impl IntoIterator<Item = (impl AsRef<[u8]>, Page)>,
+    pages: Vec<(Bytes, Page)>,
     batch: &[Reading],
     count: usize,
 ) {
     let mut total = 0;
     let mut readings = batch.iter();
-    for (key, page) in streams {
-        let key = key.as_ref();
-        let reading = readings.by_ref().find(|reading| reading.feed.key.as_bytes() == key);
+    for (key, page) in pages {
+        let reading = readings.by_ref().find(|reading| key == reading.feed.key);
         let Some(Reading { feed, after }) = reading else { continue };
         total += page.len;
         if !feed.deliver(*after, &page) || page.len >= count {
@@ -168,7 +157,7 @@ pub(super) fn deliver(
 pub(super) async fn keep_subscribed(shared: Arc<Shared>) {
     let mut generation = 0;
     loop {
-        match shared.link.reconnected(generation).await {
+        match shared.reads.link.reconnected(generation).await {
             Ok(newer) => generation = newer,
             Err(_) => return,
         }
@@ -186,7 +175,7 @@ pub(super) async fn keep_subscribed(shared: Arc<Shared>) {
             }
             tokio::select! {
                 () = tokio::time::sleep(REFUSED) => {}
-                newer = shared.link.reconnected(generation) => match newer {
+                newer = shared.reads.link.reconnected(generation) => match newer {
                     Ok(_) => break,
                     Err(_) => return,
                 },
@@ -196,7 +185,7 @@ pub(super) async fn keep_subscribed(shared: Arc<Shared>) {
 }
 
 async fn subscribe(shared: &Shared) -> bool {
-    let outcome = match shared.link.get(PATIENCE).await {
+    let outcome = match shared.reads.link.get(PATIENCE).await {
         Ok(mut connected) => connected.subscribe(&shared.streams.keys().wake()).await,
         Err(error) => Err(error),
     };

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::feed::{Feed, Mail, Mailbox};
 use crate::domain::{EventId, TaskId};
 use crate::streams::Entry;
@@ -10,9 +12,9 @@ use crate::streams::resp::{Scanner, pages};
 
 /// The entries of all streams in an `XREAD`'s reply, from its bytes. What can't
 /// be read has none.
-pub fn entries(reply: &[u8]) -> Vec<Entry> {
+pub fn entries(reply: &Bytes) -> Vec<Entry> {
     let Ok(Some(length)) = Scanner::default().scan(reply) else { return Vec::new() };
-    pages(&reply[..length]).into_iter().flat_map(|(_, page)| page.entries).collect()
+    pages(&reply.slice(..length)).into_iter().flat_map(|(_, page)| page.entries).collect()
 }
 
 /// One task's feed, and the mailboxes of its viewers.

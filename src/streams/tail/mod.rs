@@ -25,15 +25,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use redis::{Value, cmd};
+use redis::cmd;
 use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
 use self::feed::{Feed, Mail, Mailbox};
-use super::entry::{Page, page, streams};
-use super::link::Link;
-use super::tap::{Replies, Taps};
-use super::{Entry, Result, Streams, answered};
+use super::entry::Page;
+use super::reads::Reads;
+use super::{Entry, Result, Streams};
 use crate::domain::retry::Backoff;
 use crate::domain::{EventId, TaskId};
 use crate::log_limit::LogLimit;
@@ -82,11 +81,9 @@ pub struct Tail {
 struct Shared {
     streams: Streams,
     /// Hints, and the reads that they cause.
-    link: Link,
-    /// Of the link.
-    replies: Arc<Replies>,
+    reads: Reads,
     /// What subscribers read by themselves: nobody's next event waits behind it.
-    catch_up: Link,
+    catch_up: Reads,
     hints: Hints,
     /// Bytes of a mailbox, and of a page: one is filled while the other is written.
     reader_buffer: usize,
@@ -125,19 +122,17 @@ impl Tail {
     pub fn start(streams: &Streams, options: &Options) -> Self {
         let shared = Arc::new_cyclic(|weak: &std::sync::Weak<Shared>| {
             let weak = weak.clone();
-            let on_message = Arc::new(move |message: &[u8]| {
+            let on_hints = Arc::new(move |message: &[u8]| {
                 if let Some(shared) = weak.upgrade() {
                     shared.on_hints(message);
                 }
             });
-            let replies = Arc::<Replies>::default();
-            let taps = Taps { on_message, replies: replies.clone() };
-            let stop = streams.inner.stop.clone();
+            let client = &streams.inner.client;
+            let stop = &streams.inner.stop;
             Shared {
                 streams: streams.clone(),
-                link: Link::start_tapped(streams.inner.client.clone(), taps, stop.clone()),
-                replies,
-                catch_up: Link::start(streams.inner.client.clone(), None, stop),
+                reads: Reads::start(client.clone(), on_hints, stop.clone()),
+                catch_up: Reads::start(client.clone(), Arc::new(|_: &[u8]| ()), stop.clone()),
                 hints: options.hints,
                 reader_buffer: options.reader_buffer / 2,
                 id: Uuid::new_v4(),
@@ -350,13 +345,11 @@ impl Subscription {
     async fn read_page(&self) -> Result<Page> {
         // Never closed, so this can't fail.
         let _turn = self.shared.catching_up.acquire().await.ok();
-        let mut connected = self.shared.catch_up.get(super::PATIENCE).await?;
         let mut command = cmd("XREAD");
         command.arg("COUNT").arg(self.page).arg("STREAMS").arg(&self.feed.key);
         command.arg(self.cursor.to_string());
-        let answer = answered(connected.send(&command).await?)?;
-        let stream = streams(answer).into_iter().next().map_or(Value::Nil, |(_, stream)| stream);
-        Ok(page(stream))
+        let mut pages = self.shared.catch_up.read(&command).await?;
+        Ok(pages.pop().map_or_else(Page::default, |(_, page)| page))
     }
 
     /// Drops what goes beyond the reader's buffer, to be read again, and makes

@@ -1,0 +1,40 @@
+//! `XREAD`s that don't block, over one connection that many share.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redis::{Client, Cmd, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::entry::{self, Page};
+use super::link::{Link, OnMessage};
+use super::tap::{Replies, Taps};
+use super::{Error, PATIENCE, Result, answered, resp};
+
+/// A link whose `XREAD`s are answered past redis-rs' parser, where that can be.
+pub(super) struct Reads {
+    pub(super) link: Link,
+    replies: Arc<Replies>,
+}
+
+impl Reads {
+    /// Starts connecting, as [`Link::start`].
+    pub(super) fn start(client: Client, on_message: OnMessage, stop: CancellationToken) -> Self {
+        let replies = Arc::<Replies>::default();
+        let taps = Taps { on_message, replies: replies.clone() };
+        Self { link: Link::start_tapped(client, taps, stop), replies }
+    }
+
+    /// Sends an `XREAD`. Answers with what it brings of each key that has news,
+    /// in the order of the command.
+    pub(super) async fn read(&self, command: &Cmd) -> Result<Vec<(Bytes, Page)>> {
+        let mut connected = self.link.get(PATIENCE).await?;
+        match answered(connected.send(command).await?)? {
+            Value::Int(number) => {
+                let reply = self.replies.take(number).ok_or(Error::Unexpected("XREAD"))?;
+                Ok(resp::pages(&reply))
+            }
+            answer => Ok(entry::pages(answer)),
+        }
+    }
+}
