@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::cmd;
 
 use super::link::Link;
+use super::tap::Wires;
 use super::{Result, Streams, answered};
 use crate::domain::TaskId;
 use crate::log_limit::LogLimit;
@@ -35,8 +36,9 @@ impl Streams {
                 on_cancel(task);
             }
         });
-        let link =
-            Link::start(self.inner.client.clone(), Some(on_message), self.inner.stop.clone());
+        let wires = Wires { on_message: Some(on_message), replies: None };
+        let (link, driver) = Link::new(self.inner.client.clone(), wires, self.inner.stop.clone());
+        tokio::spawn(driver);
         let channel = self.keys().cancel();
         tokio::spawn(async move {
             let mut generation = 0;

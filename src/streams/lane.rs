@@ -14,7 +14,6 @@ use std::time::Instant;
 
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use super::hint::Hints;
 use super::link::Link;
@@ -123,13 +122,11 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Starts the lane's task, which ends when `stop` is cancelled. `channel`
-    /// gets the hints.
-    pub(super) fn start(link: Link, channel: String, stop: CancellationToken) -> Self {
+    /// A lane, and what sends its appends over `link`, for ever. `channel` gets
+    /// the hints.
+    pub(super) fn new(link: Link, channel: String) -> (Self, impl Future<Output = ()> + Send) {
         let queue = Arc::new(Queue::default());
-        let run = run(queue.clone(), link, channel);
-        tokio::spawn(async move { stop.run_until_cancelled(run).await });
-        Self { queue }
+        (Self { queue: queue.clone() }, run(queue, link, channel))
     }
 
     /// Appends, and waits for the outcome at `receipt`, which no other append

@@ -7,8 +7,11 @@
 //! served a command. A connection that stops answering without closing is
 //! replaced too.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection, SendError};
@@ -16,7 +19,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, Va
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::tap::Taps;
+use super::tap::Wires;
 use super::{Error, Result};
 use crate::domain::retry::Backoff;
 use crate::log_limit::LogLimit;
@@ -95,24 +98,15 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Starts connecting, in a task of its own.
-    pub(super) fn start(
+    /// A link, and what connects and drives it until `stop` is cancelled: to be
+    /// spawned, alone or [`as_one`] with the link's user.
+    pub(super) fn new(
         client: Client,
-        on_message: Option<OnMessage>,
+        wires: Wires,
         stop: CancellationToken,
-    ) -> Self {
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, current) = watch::channel(None);
-        tokio::spawn(supervise(client, on_message, None, stop, sender));
-        Self { current }
-    }
-
-    /// As [`Link::start`], with replies taken out where they can be; see
-    /// [`Taps`].
-    pub(super) fn start_tapped(client: Client, taps: Taps, stop: CancellationToken) -> Self {
-        let (sender, current) = watch::channel(None);
-        let on_message = Some(taps.on_message.clone());
-        tokio::spawn(supervise(client, on_message, Some(taps), stop, sender));
-        Self { current }
+        (Self { current }, supervise(client, wires, stop, sender))
     }
 
     /// The connection, waiting for one if there is none.
@@ -144,6 +138,20 @@ impl Link {
             .map_err(|_| Error::Disconnected)?;
         Ok(newer.as_ref().map_or(generation, |connected| connected.generation))
     }
+}
+
+/// Runs a link and its busiest user as one task: what came is dealt with, and
+/// what that sends is written, before anybody else's turn. Where thousands of
+/// tasks are ready, a turn comes after tens of milliseconds.
+pub(super) async fn as_one(link: impl Future<Output = ()>, user: impl Future<Output = ()>) {
+    let (mut link, mut user) = (pin!(link), pin!(user));
+    poll_fn(|cx| {
+        if link.as_mut().poll(cx).is_ready() || user.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        link.as_mut().poll(cx)
+    })
+    .await;
 }
 
 struct Pushes {
@@ -178,8 +186,7 @@ async fn ping(mut connected: Connected) {
 
 async fn supervise(
     client: Client,
-    on_message: Option<OnMessage>,
-    taps: Option<Taps>,
+    wires: Wires,
     stop: CancellationToken,
     current: watch::Sender<Option<Connected>>,
 ) {
@@ -190,21 +197,14 @@ async fn supervise(
     let mut failures = 0;
     while !stop.is_cancelled() {
         let broken = Arc::new(Notify::new());
-        let pushes = Pushes { on_message: on_message.clone(), broken: broken.clone() };
+        let pushes = Pushes { on_message: wires.on_message.clone(), broken: broken.clone() };
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(RESPONSE_LIMIT))
             .set_connection_timeout(Some(CONNECT_LIMIT))
             .set_pipeline_buffer_size(QUEUE)
             .set_push_sender(pushes);
-        let connection = match &taps {
-            Some(taps) => taps.connect(&client, config).await,
-            None => {
-                let connected = client.get_multiplexed_async_connection_with_config(&config).await;
-                connected.map(|connection| (connection, None))
-            }
-        };
-        match connection {
-            Ok((connection, _driver)) => {
+        match wires.connect(&client, config).await {
+            Ok((connection, driver)) => {
                 generation += 1;
                 if generation > 1
                     && let Some(skipped) = UP.pass()
@@ -217,6 +217,8 @@ async fn supervise(
                     Connected { connection, generation, silent, broken: broken.clone() };
                 current.send_replace(Some(connected.clone()));
                 tokio::select! {
+                    biased;
+                    () = driver => {}
                     () = broken.notified() => {}
                     () = ping(connected) => {}
                     () = stop.cancelled() => {}

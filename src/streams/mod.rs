@@ -37,7 +37,8 @@ pub use entry::Entry;
 use keys::Keys;
 use lane::Lane;
 pub(crate) use lane::Receipt;
-use link::{Connected, Link};
+use link::{Connected, Link, as_one};
+use tap::Wires;
 
 /// Where Redis is.
 #[derive(Debug, Clone, clap::Args)]
@@ -154,8 +155,9 @@ impl Streams {
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let client = Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp))?;
         let keys = Keys::new(&address.redis_prefix);
-        let link = Link::start(client.clone(), None, stop.clone());
-        let lane = Lane::start(link.clone(), keys.wake(), stop.clone());
+        let (link, driver) = Link::new(client.clone(), Wires::default(), stop.clone());
+        let (lane, appends) = Lane::new(link.clone(), keys.wake());
+        tokio::spawn(as_one(driver, appends));
         Ok(Self { inner: Arc::new(Inner { client, keys, link, lane, ttl, maxlen, stop }) })
     }
 

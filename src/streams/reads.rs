@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::entry::{self, Page};
 use super::link::{Link, OnMessage};
-use super::tap::{Replies, Taps};
+use super::tap::{Replies, Wires};
 use super::{Error, PATIENCE, Result, answered, resp};
 
 /// A link whose `XREAD`s are answered past redis-rs' parser, where that can be.
@@ -18,11 +18,16 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// Starts connecting, as [`Link::start`].
-    pub(super) fn start(client: Client, on_message: OnMessage, stop: CancellationToken) -> Self {
+    /// As [`Link::new`].
+    pub(super) fn new(
+        client: Client,
+        on_message: OnMessage,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let replies = Arc::<Replies>::default();
-        let taps = Taps { on_message, replies: replies.clone() };
-        Self { link: Link::start_tapped(client, taps, stop), replies }
+        let wires = Wires { on_message: Some(on_message), replies: Some(replies.clone()) };
+        let (link, driver) = Link::new(client, wires, stop);
+        (Self { link, replies }, driver)
     }
 
     /// Sends an `XREAD`. Answers with what it brings of each key that has news,

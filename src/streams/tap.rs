@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::future::{BoxFuture, pending};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, RedisResult};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::link::{CONNECT_LIMIT, OnMessage};
 use super::resp::{self, Malformed, Scanner};
@@ -68,38 +68,39 @@ impl Replies {
     }
 }
 
-/// A tapped connection's task, which ends when this is dropped.
-pub(super) type Driver = AbortOnDropHandle<()>;
+/// Drives a connection: nothing is read or written unless it is polled, and the
+/// connection ends when it is dropped.
+pub(super) type Driver = BoxFuture<'static, ()>;
 
 /// What is done with what a connection brings.
-#[derive(Clone)]
-pub(super) struct Taps {
-    pub(super) on_message: OnMessage,
-    pub(super) replies: Arc<Replies>,
+#[derive(Clone, Default)]
+pub(super) struct Wires {
+    pub(super) on_message: Option<OnMessage>,
+    /// Where `XREAD`s' replies go, if they are to be taken out.
+    pub(super) replies: Option<Arc<Replies>>,
 }
 
-impl Taps {
-    /// A connection that is tapped, where it can be, and then the task that
-    /// drives it: without it, a connection given up would wait for what its peer
-    /// still owes.
+impl Wires {
+    /// A connection, and its driver.
     pub(super) async fn connect(
         &self,
         client: &Client,
         config: AsyncConnectionConfig,
-    ) -> RedisResult<(MultiplexedConnection, Option<Driver>)> {
+    ) -> RedisResult<(MultiplexedConnection, Driver)> {
         let connect = async {
             match client.get_connection_info().addr() {
                 ConnectionAddr::Tcp(host, port) => {
                     let stream = TcpStream::connect((host.as_str(), *port)).await?;
                     stream.set_nodelay(true)?;
-                    self.tap(client, stream, config.clone()).await
+                    self.wire(client, stream, config.clone()).await
                 }
                 ConnectionAddr::Unix(path) => {
-                    self.tap(client, UnixStream::connect(path).await?, config.clone()).await
+                    self.wire(client, UnixStream::connect(path).await?, config.clone()).await
                 }
+                // The crate's own task drives what it connects by itself.
                 _ => {
                     let connect = client.get_multiplexed_async_connection_with_config(&config);
-                    Ok((connect.await?, None))
+                    Ok((connect.await?, Box::pin(pending()) as Driver))
                 }
             }
         };
@@ -109,20 +110,25 @@ impl Taps {
         }
     }
 
-    async fn tap<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    async fn wire<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
         client: &Client,
         stream: S,
         config: AsyncConnectionConfig,
-    ) -> RedisResult<(MultiplexedConnection, Option<Driver>)> {
-        let open = Arc::new(AtomicBool::new(false));
-        let tap = Tap::new(stream, self.clone(), open.clone());
+    ) -> RedisResult<(MultiplexedConnection, Driver)> {
         let info = client.get_connection_info().redis_settings();
+        let (Some(on_message), Some(replies)) = (&self.on_message, &self.replies) else {
+            let (connection, driver) =
+                MultiplexedConnection::new_with_config(info, stream, config).await?;
+            return Ok((connection, Box::pin(driver)));
+        };
+        let open = Arc::new(AtomicBool::new(false));
+        let tap = Tap::new(stream, on_message.clone(), replies.clone(), open.clone());
         let (connection, driver) =
             MultiplexedConnection::new_with_config(info, tap, config).await?;
         // The handshake is done, whose reply is a map, too.
         open.store(true, Ordering::Relaxed);
-        Ok((connection, Some(Driver::new(tokio::spawn(driver)))))
+        Ok((connection, Box::pin(driver)))
     }
 }
 
@@ -133,7 +139,8 @@ fn invalid(error: Malformed) -> io::Error {
 /// The stream that redis-rs reads from; see the module.
 struct Tap<S> {
     stream: S,
-    taps: Taps,
+    on_message: OnMessage,
+    replies: Arc<Replies>,
     open: Arc<AtomicBool>,
     unread: BytesMut,
     scanner: Scanner,
@@ -142,10 +149,11 @@ struct Tap<S> {
 }
 
 impl<S: AsyncRead + Unpin> Tap<S> {
-    fn new(stream: S, taps: Taps, open: Arc<AtomicBool>) -> Self {
+    fn new(stream: S, on_message: OnMessage, replies: Arc<Replies>, open: Arc<AtomicBool>) -> Self {
         Self {
             stream,
-            taps,
+            on_message,
+            replies,
             open,
             unread: BytesMut::new(),
             scanner: Scanner::default(),
@@ -158,13 +166,13 @@ impl<S: AsyncRead + Unpin> Tap<S> {
         if self.open.load(Ordering::Relaxed) {
             match reply.first() {
                 Some(b'%') => {
-                    let number = self.taps.replies.put(reply);
+                    let number = self.replies.put(reply);
                     self.passed = format!(":{number}\r\n").into();
                     return;
                 }
                 Some(b'>') => {
                     if let Some(message) = resp::message(&reply) {
-                        (self.taps.on_message)(message);
+                        (self.on_message)(message);
                         return;
                     }
                 }
@@ -243,8 +251,8 @@ mod tests {
             hearing.lock().expect("a lock").extend_from_slice(message);
         });
         let (stream, mut redis) = tokio::io::duplex(64);
-        let taps = Taps { on_message, replies: replies.clone() };
-        let mut tap = Tap::new(stream, taps, Arc::new(AtomicBool::new(open)));
+        let open = Arc::new(AtomicBool::new(open));
+        let mut tap = Tap::new(stream, on_message, replies.clone(), open);
         let write = async {
             for piece in pieces {
                 tokio::io::AsyncWriteExt::write_all(&mut redis, piece).await.expect("written");

@@ -31,6 +31,7 @@ use uuid::Uuid;
 
 use self::feed::{Feed, Mail, Mailbox};
 use super::entry::Page;
+use super::link::as_one;
 use super::reads::Reads;
 use super::{Entry, Result, Streams};
 use crate::domain::retry::Backoff;
@@ -120,6 +121,11 @@ impl std::fmt::Debug for Tail {
 impl Tail {
     /// Starts the reader's tasks; they end when the streams are stopped.
     pub fn start(streams: &Streams, options: &Options) -> Self {
+        let client = &streams.inner.client;
+        let stop = &streams.inner.stop;
+        let (catch_up, driver) = Reads::new(client.clone(), Arc::new(|_: &[u8]| ()), stop.clone());
+        tokio::spawn(driver);
+        let mut driver = None;
         let shared = Arc::new_cyclic(|weak: &std::sync::Weak<Shared>| {
             let weak = weak.clone();
             let on_hints = Arc::new(move |message: &[u8]| {
@@ -127,12 +133,12 @@ impl Tail {
                     shared.on_hints(message);
                 }
             });
-            let client = &streams.inner.client;
-            let stop = &streams.inner.stop;
+            let (reads, reading) = Reads::new(client.clone(), on_hints, stop.clone());
+            driver = Some(reading);
             Shared {
                 streams: streams.clone(),
-                reads: Reads::start(client.clone(), on_hints, stop.clone()),
-                catch_up: Reads::start(client.clone(), Arc::new(|_: &[u8]| ()), stop.clone()),
+                reads,
+                catch_up,
                 hints: options.hints,
                 reader_buffer: options.reader_buffer / 2,
                 id: Uuid::new_v4(),
@@ -146,12 +152,13 @@ impl Tail {
                 catching_up: Semaphore::new(CATCHING_UP),
             }
         });
-        let stop = &streams.inner.stop;
         let spawn = |work: futures_util::future::BoxFuture<'static, ()>| {
             let stop = stop.clone();
             tokio::spawn(async move { stop.run_until_cancelled(work).await });
         };
-        spawn(Box::pin(hinted::read_dirty(shared.clone())));
+        if let Some(driver) = driver {
+            tokio::spawn(as_one(driver, hinted::read_dirty(shared.clone())));
+        }
         spawn(Box::pin(hinted::keep_subscribed(shared.clone())));
         let pool = streams.blocking_pool(options.blocking_connections);
         for shard in 0..shared.shards.len() {
