@@ -90,7 +90,7 @@ async fn one(options: &Options, load: &Load) -> Result<Figures> {
     let window = Duration::from_secs(options.seconds.into());
     match *what {
         What::Streams => streams::run(name, shape, start().await?).await,
-        What::Floor => floor::run(name, shape).await,
+        What::Floor => floor::run(name, shape, options.relay.as_deref()).await,
         What::Idle => idle::run(name, shape, window, start().await?).await,
         What::Reconnect { running } => reconnect::run(name, shape, running, start().await?).await,
         What::Growth => growth::run(name, shape, window, start().await?).await,

@@ -21,7 +21,8 @@ The loads; --streams, --rate, --tokens and --viewers change them:
   reconnect       5,000 readers come back within a second, each with the cursor of the middle of
                   one of 500 answers, which goes on: how long until all have caught up
   reconnect-done  the same, after the answers have ended
-  floor-...       the same client straight on the model, without rill; floor: all of them
+  floor-...       the same client straight on the model, without rill, or through --relay; floor:
+                  all of them
   growth          10 to 10,000 streams with 2,000 tokens a second in all (growth-total-N), and
                   with 2 in each (growth-each-N): --seconds in the middle of them, and how each
                   cost grows. Not in all
@@ -69,6 +70,10 @@ pub(crate) struct Options {
     /// Reach Redis over a Unix socket, as on a machine of one's own
     #[arg(long)]
     pub(crate) redis_socket: bool,
+    /// For the floor: a server to go through, by its command. It speaks OpenAI's protocol, calls
+    /// OPENAI_BASE_URL, may use REDIS_URL, and says on stderr that «the relay is at http://…»
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) relay: Option<String>,
     /// How long `idle` and each step of `growth` is measured
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub(crate) seconds: u32,

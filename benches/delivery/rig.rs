@@ -46,9 +46,12 @@ pub(crate) struct Rig {
     pub(crate) server: SocketAddr,
 }
 
+/// A part by its name, whether it counts as the server, and what it has used.
+type Part = (&'static str, bool, Usage);
+
 /// What everything had used at one moment.
 pub(crate) struct Reading {
-    usages: Vec<(&'static str, bool, Usage)>,
+    usages: Vec<Part>,
     /// Redis', by name.
     pub(crate) commands: Commands,
     /// PostgreSQL's.
@@ -57,16 +60,10 @@ pub(crate) struct Reading {
 
 impl Rig {
     pub(crate) async fn start(setup: &Setup) -> Result<Self> {
-        // Relative to Redis' own directory.
-        let redis = [
-            ["--appendonly", "yes"],
-            ["--appendfsync", "everysec"],
-            // As scripts/run and docker-compose.yml have it.
-            ["--stream-node-max-entries", "16"],
-            ["--unixsocket", REDIS_SOCKET],
-        ]
-        .concat();
-        let redis = PrivateRedis::start_with(&redis, &[]).await;
+        // As scripts/run and docker-compose.yml have it; the socket is relative to
+        // Redis' own directory.
+        let redis = [["--stream-node-max-entries", "16"], ["--unixsocket", REDIS_SOCKET]].concat();
+        let redis = start_redis(&redis).await;
         let postgres = PrivatePostgres::start_with("on");
         let mut redis_counters = RedisCounters::connect(&redis.url()).await?;
         let mut postgres_counters = PostgresCounters::connect(postgres.url()).await?;
@@ -134,7 +131,7 @@ impl Rig {
 
     /// Adds to `figures` what was used between two moments.
     pub(crate) fn charge(figures: &mut Figures, before: &Reading, after: Reading) {
-        figures.costs = after.costs_since(before);
+        figures.costs = costs(&after.usages, &before.usages);
         figures.statements = after.statements - before.statements;
         figures.commands = commands_since(after.commands, &before.commands);
     }
@@ -154,19 +151,27 @@ impl Rig {
 }
 
 impl Reading {
-    fn costs_since(&self, before: &Self) -> Vec<Cost> {
-        let pairs = self.usages.iter().zip(&before.usages);
-        let cost = |(now, before): (&(&'static str, bool, Usage), &(&'static str, bool, Usage))| {
-            Cost { name: now.0, counted: now.1, usage: now.2.since(before.2) }
-        };
-        pairs.map(cost).collect()
-    }
-
     /// What one part uses and has used.
     pub(crate) fn of(&self, name: &str) -> Usage {
         let found = self.usages.iter().find(|usage| usage.0 == name);
         found.map(|usage| usage.2).unwrap_or_default()
     }
+}
+
+/// What each part has used between two moments.
+pub(crate) fn costs(after: &[Part], before: &[Part]) -> Vec<Cost> {
+    let cost = |(now, before): (&Part, &Part)| Cost {
+        name: now.0,
+        counted: now.1,
+        usage: now.2.since(before.2),
+    };
+    after.iter().zip(before).map(cost).collect()
+}
+
+/// A Redis that keeps its data, with these options beside.
+pub(crate) async fn start_redis(options: &[&str]) -> PrivateRedis {
+    let durable = ["--appendonly", "yes", "--appendfsync", "everysec"];
+    PrivateRedis::start_with(&[&durable, options].concat(), &[]).await
 }
 
 /// The bench's own, most of it the client's.

@@ -242,3 +242,42 @@ async fn supervise(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::task::{Context, Waker};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn what_comes_over_a_link_is_answered_within_one_turn() {
+        let (peer, mut arrived) = mpsc::unbounded_channel::<u32>();
+        let (to_user, mut at_user) = mpsc::unbounded_channel::<u32>();
+        let (to_link, mut at_link) = mpsc::unbounded_channel::<u32>();
+        let written = Cell::new(0);
+        let link = async {
+            loop {
+                tokio::select! {
+                    Some(question) = arrived.recv() => to_user.send(question).expect("a user"),
+                    Some(answer) = at_link.recv() => written.set(answer),
+                }
+            }
+        };
+        let user = async {
+            while let Some(question) = at_user.recv().await {
+                to_link.send(question + 1).expect("a link");
+            }
+        };
+        let mut both = pin!(as_one(link, user));
+        let mut turn = || {
+            assert!(both.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            written.get()
+        };
+        assert_eq!(turn(), 0);
+        peer.send(1).expect("a link");
+        assert_eq!(turn(), 2);
+    }
+}

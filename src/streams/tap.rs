@@ -8,13 +8,14 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::future::{BoxFuture, pending};
+use futures_util::future::{BoxFuture, FutureExt, pending};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, RedisResult};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -120,7 +121,7 @@ impl Wires {
         let (Some(on_message), Some(replies)) = (&self.on_message, &self.replies) else {
             let (connection, driver) =
                 MultiplexedConnection::new_with_config(info, stream, config).await?;
-            return Ok((connection, Box::pin(driver)));
+            return Ok((connection, guarded(driver)));
         };
         let open = Arc::new(AtomicBool::new(false));
         let tap = Tap::new(stream, on_message.clone(), replies.clone(), open.clone());
@@ -128,8 +129,14 @@ impl Wires {
             MultiplexedConnection::new_with_config(info, tap, config).await?;
         // The handshake is done, whose reply is a map, too.
         open.store(true, Ordering::Relaxed);
-        Ok((connection, Box::pin(driver)))
+        Ok((connection, guarded(driver)))
     }
+}
+
+/// A driver that panics ends its connection, and not the task that polls it,
+/// which makes another.
+fn guarded(driver: impl Future<Output = ()> + Send + 'static) -> Driver {
+    Box::pin(AssertUnwindSafe(driver).catch_unwind().map(drop))
 }
 
 fn invalid(error: Malformed) -> io::Error {
@@ -301,6 +308,11 @@ mod tests {
         let pieces = [READ.into(), MESSAGE.into()];
         let (read, heard) = tapped(&pieces, false, &Arc::default()).await;
         assert_eq!((read, heard), ([READ, MESSAGE].concat(), String::new()));
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_panics_only_ends() {
+        guarded(async { panic!("on purpose") }).await;
     }
 
     #[test]
