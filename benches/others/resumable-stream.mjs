@@ -63,6 +63,7 @@ const begin = (response) => response.writeHead(200, { "content-type": "text/even
 const say = (port) => console.error(`the relay is at http://127.0.0.1:${port}`);
 
 if (mode === "produce") {
+  process.once("disconnect", () => process.exit());
   const port = await serve(async (id, question, response) => {
     copy(await context.createNewResumableStream(id, answer(question)));
     response.end();
