@@ -136,6 +136,15 @@ const DELTA: &str = r#"{"text":"more "}"#;
 const FAILED: &str =
     r#"{"message_id":"00000000-0000-0000-0000-000000000000","code":"x","message":"y"}"#;
 
+/// A running task, and a reader that has its first event.
+async fn followed_task(app: &App) -> (Vec<TaskId>, Reader) {
+    let tasks = running_tasks(app, 1).await;
+    let url = format!("{}/v1/tasks/{}/stream", app.url, tasks[0]);
+    let mut reader = Reader::new(app.client.clone(), url);
+    reader.connect(Cut::AfterEvents(1)).await.expect("connects");
+    (tasks, reader)
+}
+
 /// Waits for the next look at quiet streams.
 async fn looked(app: &App) {
     let looks = || app.metric("rill_tail_reads_total", "look");
@@ -153,11 +162,8 @@ async fn fruitful(app: &App, way: &str) -> f64 {
 async fn lost_hints_cost_time_and_no_event() {
     let redis = PrivateRedis::start().await;
     let app = App::builder().redis(redis.url()).workers(0).start().await;
-    let tasks = running_tasks(&app, 1).await;
+    let (tasks, mut reader) = followed_task(&app).await;
     let mut redis = app.redis().await;
-    let mut reader =
-        Reader::new(app.client.clone(), format!("{}/v1/tasks/{}/stream", app.url, tasks[0]));
-    reader.connect(Cut::AfterEvents(1)).await.expect("connects");
     let lose = async {
         looked(&app).await;
         append(&app, &mut redis, &tasks, (1, "delta", DELTA), false).await;
@@ -181,11 +187,8 @@ async fn a_slow_stream_whose_hints_come_is_waited_for_by_no_blocking_read() {
     const TOKENS: usize = 4;
     let redis = PrivateRedis::start().await;
     let app = App::builder().redis(redis.url()).workers(0).start().await;
-    let tasks = running_tasks(&app, 1).await;
+    let (tasks, mut reader) = followed_task(&app).await;
     let mut redis = app.redis().await;
-    let mut reader =
-        Reader::new(app.client.clone(), format!("{}/v1/tasks/{}/stream", app.url, tasks[0]));
-    reader.connect(Cut::AfterEvents(1)).await.expect("connects");
     let without_hint = async || fruitful(&app, "look").await + fruitful(&app, "block").await;
     let all = async || fruitful(&app, "hint").await + without_hint().await;
     let before = without_hint().await;
