@@ -1,3 +1,14 @@
+-- Which deployment this is, in one row. Redis keeps a copy of the ID under its
+-- prefix: processes refuse a Redis that belongs to another database.
+CREATE TABLE deployment (
+    singleton  boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    id         uuid NOT NULL DEFAULT gen_random_uuid(),
+    -- What the hash tags of tasks' keys are counted by; fixed once there are tasks.
+    partitions integer NOT NULL DEFAULT 64 CHECK (partitions > 0),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+INSERT INTO deployment DEFAULT VALUES;
+
 -- Who owns conversations. One built-in account until accounts exist.
 CREATE TABLE accounts (
     id         uuid PRIMARY KEY,
@@ -9,16 +20,21 @@ INSERT INTO accounts (id, name) VALUES ('00000000-0000-0000-0000-000000000000', 
 CREATE TABLE conversations (
     id              uuid PRIMARY KEY,
     account_id      uuid NOT NULL REFERENCES accounts,
+    -- The end user within the account; '' for none.
+    subject         text NOT NULL DEFAULT '' CHECK (octet_length(subject) <= 255),
     title           text,
     -- Standing instructions: the prompt's system message.
     instructions    text,
     -- The place that the next message takes.
     next_position   bigint NOT NULL DEFAULT 0,
+    -- The newest answer: the parent of a message that names none.
     last_message_id uuid,
     created_at      timestamptz NOT NULL DEFAULT now(),
     updated_at      timestamptz NOT NULL DEFAULT now(),
     -- Hidden at once; removed when its tasks have ended and its streams expired.
-    deleted_at      timestamptz
+    deleted_at      timestamptz,
+    -- For the key by which tasks refer to it.
+    UNIQUE (account_id, id)
 );
 CREATE INDEX conversations_by_account ON conversations (account_id, id DESC) WHERE deleted_at IS NULL;
 CREATE INDEX conversations_to_purge ON conversations (deleted_at) WHERE deleted_at IS NOT NULL;
@@ -26,16 +42,20 @@ CREATE INDEX conversations_to_purge ON conversations (deleted_at) WHERE deleted_
 CREATE TABLE messages (
     id              uuid PRIMARY KEY,
     conversation_id uuid NOT NULL REFERENCES conversations ON DELETE CASCADE,
+    -- The message before it. A prompt is the path from here to the root.
     parent_id       uuid,
-    -- Orders a conversation.
+    -- The order in which messages were accepted, for lists.
     position        bigint NOT NULL,
     role            text NOT NULL CHECK (role IN ('user', 'assistant', 'tool')),
-    -- user: a string or an array of parts; tool: an array of results; assistant: null.
-    content         jsonb,
+    -- user: a string or an array of parts; tool: an array of results; assistant:
+    -- null. As it was written.
+    content         json,
     -- assistant: the answer, which is text and can be large.
     answer          text,
     reasoning       text,
     tool_calls      jsonb,
+    -- assistant: data that the model's server wants back. Never shown to clients.
+    opaque          json,
     finish_reason   text,
     created_at      timestamptz NOT NULL DEFAULT now(),
     UNIQUE (conversation_id, position)
@@ -51,17 +71,25 @@ CREATE TABLE workers (
     steady_since timestamptz NOT NULL DEFAULT now()
 );
 
+-- What jobs of the kind `generate` have to do. Each kind of job has a queue of its
+-- own in Redis and a table of its own here, from which its relay restores the
+-- queue: a worker never sees a kind that it doesn't know.
 CREATE TABLE tasks (
     id                  uuid PRIMARY KEY,
-    account_id          uuid NOT NULL REFERENCES accounts,
-    conversation_id     uuid NOT NULL REFERENCES conversations ON DELETE CASCADE,
+    account_id          uuid NOT NULL,
+    -- The conversation's.
+    subject             text NOT NULL DEFAULT '',
+    conversation_id     uuid NOT NULL,
     -- The assistant's message that the task fills.
     message_id          uuid NOT NULL UNIQUE REFERENCES messages ON DELETE CASCADE,
     model               text NOT NULL,
-    parameters          jsonb NOT NULL,
+    -- As they were written: order, digits and white space.
+    parameters          json NOT NULL,
+    -- A caller's has visible characters only; one of rill's own begins with a blank.
     idempotency_key     text,
-    -- The request as it came, to tell a repeat from a reuse of its key.
-    request             jsonb NOT NULL,
+    -- SHA-256 of the request that came with the caller's key, to tell a repeat from
+    -- a reuse.
+    request_hash        bytea CHECK (octet_length(request_hash) = 32),
     status              text NOT NULL DEFAULT 'queued'
                         CHECK (status IN ('queued', 'running', 'done', 'failed', 'cancelled')),
     -- The fence. Rises with every attempt and with every ending by a non-owner.
@@ -82,12 +110,42 @@ CREATE TABLE tasks (
     final_id            text,
     final_event         text,
     final_data          text,
+    -- The trace that the request belongs to (W3C Trace Context).
+    traceparent         text,
     created_at          timestamptz NOT NULL DEFAULT now(),
     started_at          timestamptz,
     finished_at         timestamptz,
-    UNIQUE (account_id, idempotency_key),
+    FOREIGN KEY (account_id, conversation_id) REFERENCES conversations (account_id, id) ON DELETE CASCADE,
+    UNIQUE (account_id, subject, idempotency_key),
+    CHECK (request_hash IS NULL OR idempotency_key IS NOT NULL),
     CHECK ((final_id IS NULL) = (status IN ('queued', 'running')))
 );
 CREATE INDEX tasks_active ON tasks (status, run_after) WHERE status IN ('queued', 'running');
 CREATE INDEX tasks_of_worker ON tasks (worker_id) WHERE status = 'running';
 CREATE INDEX tasks_by_conversation ON tasks (conversation_id);
+
+-- Every attempt, and what it cost. A ledger: it holds no text, and refers to
+-- nothing, so that it outlives task, conversation, user and account.
+CREATE TABLE attempts (
+    task_id         uuid NOT NULL,
+    number          bigint NOT NULL,
+    account_id      uuid NOT NULL,
+    subject         text NOT NULL,
+    conversation_id uuid NOT NULL,
+    model           text NOT NULL,
+    worker_id       uuid NOT NULL,
+    begun_at        timestamptz NOT NULL DEFAULT now(),
+    ended_at        timestamptz,
+    -- done, failed, cancelled: the task ended with it. retried: it failed, another
+    -- follows. released: handed back by a worker that stops. yielded: left to a
+    -- newer worker. lost: its worker missed its lease, or another ended the task.
+    outcome         text CHECK (outcome IN ('done', 'failed', 'cancelled', 'retried', 'released',
+                                            'yielded', 'lost')),
+    error_code      text,
+    -- Tokens, as the model's server counted them or as they were estimated.
+    usage           jsonb,
+    usage_source    text CHECK (usage_source IN ('reported', 'estimated')),
+    PRIMARY KEY (task_id, number),
+    CHECK ((ended_at IS NULL) = (outcome IS NULL)),
+    CHECK ((usage IS NULL) = (usage_source IS NULL))
+) WITH (fillfactor = 85); -- Each row is changed once, when the attempt ends.

@@ -68,11 +68,15 @@ async fn operate(cli: &Cli) -> Option<anyhow::Result<()>> {
     Some(answered.map_err(anyhow::Error::from))
 }
 
-/// The two stores' connections. `closing` outlives `stop`: draining needs them.
+/// The two stores' connections; to Redis once PostgreSQL has said whose it should
+/// be. `closing` outlives `stop`: draining needs them.
 fn open(stores: &Stores, closing: &CancellationToken) -> anyhow::Result<(Store, Streams)> {
     let store = Store::new(&stores.database).context("DATABASE_URL can't be used")?;
     let streams =
         Streams::start(&stores.redis, closing.clone()).context("REDIS_URL can't be used")?;
+    let introduced = startup::introduce(store.clone(), streams.clone());
+    let closing = closing.clone();
+    tokio::spawn(async move { closing.run_until_cancelled(introduced).await });
     Ok((store, streams))
 }
 

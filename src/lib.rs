@@ -74,6 +74,7 @@
 pub mod api;
 pub mod app;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod domain;
 #[cfg(any(test, fuzzing))]

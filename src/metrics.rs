@@ -42,6 +42,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 struct Hot {
     appended: Vec<(EventName, Counter)>,
     append_duration: Histogram,
+    delivery_duration: Histogram,
     sent: Counter,
     /// Reads, and those of them that brought nothing.
     reads: Vec<(Way, Counter, Counter)>,
@@ -54,6 +55,7 @@ static HOT: LazyLock<Hot> = LazyLock::new(|| Hot {
         .map(|name| (name, counter!("rill_events_appended_total", "event" => name.as_str())))
         .collect(),
     append_duration: histogram!("rill_append_duration_seconds"),
+    delivery_duration: histogram!("rill_delivery_duration_seconds"),
     sent: counter!("rill_events_sent_total"),
     reads: Way::ALL
         .into_iter()
@@ -104,6 +106,12 @@ pub fn event_appended(event: EventName, took: Duration) {
 /// An append was refused or its outcome is unknown.
 pub fn append_error(kind: &'static str) {
     counter!("rill_append_errors_total", "kind" => kind).increment(1);
+}
+
+/// An event was written to a reader, so long after its append: two machines'
+/// clocks are in it.
+pub fn event_delivered(took: Duration) {
+    HOT.delivery_duration.record(took);
 }
 
 /// Events were handed to a reader's connection.

@@ -1,7 +1,7 @@
 //! Readers of streams on which nothing happens: what an open one takes.
 //!
 //! No worker runs, so the tasks stay queued, and their streams silent but for
-//! a comment now and then.
+//! a ping now and then.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

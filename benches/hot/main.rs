@@ -24,8 +24,8 @@ fn ids(count: usize) -> Vec<EventId> {
 }
 
 fn stored(count: usize) -> Vec<Entry> {
-    let data = Bytes::from_static(br#"{"text":" token"}"#);
-    let entry = |id| Entry { id, name: EventName::Delta, data: data.clone() };
+    let data = Bytes::from_static(br#"{"type":"delta","text":" token"}"#);
+    let entry = |id| Entry::new(id, EventName::Delta, data.clone());
     ids(count).into_iter().map(entry).collect()
 }
 
@@ -35,8 +35,9 @@ fn reply(count: usize) -> bytes::Bytes {
     let mut reply = format!("%1\r\n${}\r\n{KEY}\r\n*{count}\r\n", KEY.len());
     for id in ids(count) {
         let id = id.text();
-        reply += &format!("*2\r\n${}\r\n{}\r\n*4\r\n$1\r\ne\r\n", id.len(), &*id);
-        reply += "$5\r\ndelta\r\n$1\r\nd\r\n$17\r\n{\"text\":\" token\"}\r\n";
+        reply += &format!("*2\r\n${}\r\n{}\r\n*6\r\n$1\r\ne\r\n", id.len(), &*id);
+        reply += "$5\r\ndelta\r\n$1\r\nd\r\n$32\r\n{\"type\":\"delta\",\"text\":\" token\"}\r\n";
+        reply += "$1\r\nt\r\n$13\r\n1764230400000\r\n";
     }
     reply.into()
 }

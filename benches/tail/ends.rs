@@ -29,7 +29,7 @@ impl Stream {
     }
 
     pub(crate) async fn begin(&self, redis: &mut MultiplexedConnection) -> Result<()> {
-        let data = r#"{"attempt":1,"model":"simulator"}"#;
+        let data = r#"{"type":"started","attempt":1,"model":"simulator"}"#;
         let mut commands = redis::pipe();
         commands.xadd(&self.key, "1-0", &[("e", "started"), ("d", data)]).expire(&self.key, 3600);
         Ok(commands.exec_async(redis).await?)
@@ -45,12 +45,14 @@ impl Stream {
     ) -> Result<()> {
         for seq in 1..=total {
             due.tick().await;
-            let data = format!(r#"{{"text":"{seq} {}"}}"#, clock.elapsed().as_micros());
+            let data =
+                format!(r#"{{"type":"delta","text":"{seq} {}"}}"#, clock.elapsed().as_micros());
             self.append(&mut redis, seq, "delta", &data).await?;
             written.fetch_add(1, Ordering::Relaxed);
         }
         let id = uuid::Uuid::nil();
-        let data = format!(r#"{{"message_id":"{id}","code":"over","message":"over"}}"#);
+        let data =
+            format!(r#"{{"type":"failed","message_id":"{id}","code":"over","message":"over"}}"#);
         self.append(&mut redis, total + 1, "failed", &data).await
     }
 
@@ -116,7 +118,7 @@ impl Viewer {
         Ok(())
     }
 
-    /// The next event or comment, if it is there whole.
+    /// The next event, if it is there whole.
     fn frame(&mut self) -> Option<String> {
         let end = self.buffer.windows(2).position(|two| two == b"\n\n")?;
         String::from_utf8(self.buffer.drain(..end + 2).collect()).ok()
@@ -139,7 +141,7 @@ impl Viewer {
                     ensure!(seq == total + 1, "{seq} is not the end");
                     return Ok(seen);
                 }
-                let text = rest.split('"').nth(3).and_then(|text| text.split_once(' '));
+                let text = rest.split('"').nth(7).and_then(|text| text.split_once(' '));
                 let (content, sent) = text.with_context(|| format!("not ours: {frame}"))?;
                 ensure!(content.parse() == Ok(seq), "event {seq} has the content of {content}");
                 seen.latencies.push(now.saturating_sub(sent.parse()?));

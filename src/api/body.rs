@@ -16,10 +16,11 @@ use poem_openapi::registry::{
 use poem_openapi::types::{ToJSON, Type};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions};
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use super::problem::{Code, FieldError, Problem};
+use crate::domain::RawObject;
 use crate::http::BodyTooLarge;
 
 /// What 415 says.
@@ -38,8 +39,10 @@ pub(super) struct BodyLimits {
 pub(super) struct JsonBody<T> {
     /// As it is understood.
     pub(super) value: T,
+    /// As it came, field by field.
+    pub(super) raw: RawObject,
     /// As it came.
-    pub(super) raw: Map<String, Value>,
+    pub(super) text: String,
 }
 
 impl<T: DeserializeOwned> JsonBody<T> {
@@ -62,10 +65,11 @@ impl<T: DeserializeOwned> JsonBody<T> {
             let detail = error.into_inner().to_string();
             Problem::body(Code::InvalidBody, vec![FieldError::new(pointer, detail)])
         })?;
-        match json {
-            Value::Object(raw) => Ok(Self { value, raw }),
-            // serde takes an array for a struct, field by field.
-            _ => {
+        // JSON is UTF-8; and serde takes an array for a struct, field by field.
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        match serde_json::from_str(&text) {
+            Ok(raw) => Ok(Self { value, raw, text }),
+            Err(_) => {
                 let error = FieldError::new("", "it has to be a JSON object");
                 Err(Problem::body(Code::InvalidBody, vec![error]))
             }

@@ -1,199 +1,194 @@
 //! What a stream's events say, for the document. The server itself forwards
 //! what is stored; a test holds the two together.
 
-use std::borrow::Cow;
-
-use poem_openapi::Object;
-use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
-use poem_openapi::types::Type;
+use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 
 use super::messages::ToolCall;
 use super::tasks::Usage;
+use super::union::tagged_union;
 use crate::domain::MessageId;
 
-/// `started`, a reset: an attempt begins; drop what earlier ones sent.
-#[derive(Debug, Serialize, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-struct StartedEvent {
-    /// Which attempt, from 1.
-    attempt: u32,
-    /// The model that answers.
-    model: String,
-}
-
-/// `delta`: append to the answer. `reasoning`: append to the reasoning.
-#[derive(Debug, Serialize, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-struct TextEvent {
-    /// The text; any piece of it, perhaps empty.
-    text: String,
-}
-
-/// `tool_call`: append to the arguments of the call with this index; `id` and
-/// `name` come with its first piece.
-#[derive(Debug, Serialize, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-struct ToolCallEvent {
-    /// Which of the answer's calls.
-    index: u32,
-    /// The ID that a result answers it by.
-    id: Option<String>,
-    /// The function's name.
-    name: Option<String>,
-    /// The next piece of the arguments' JSON text.
-    arguments: String,
-}
-
-/// `retrying`: this attempt failed, another follows.
-#[derive(Debug, Serialize, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-struct RetryingEvent {
-    /// The attempt that failed.
-    attempt: u32,
-    /// Why; stable.
-    code: String,
-    /// When the next one may begin, in milliseconds.
-    retry_in_ms: u64,
-}
-
-/// `snapshot`, a reset: replace everything with this.
-#[derive(Debug, Serialize, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-struct SnapshotEvent {
-    /// The answer so far.
-    text: String,
-    /// The reasoning so far.
-    reasoning: Option<String>,
-    /// The tool calls so far.
-    tool_calls: Option<Vec<ToolCall>>,
-}
-
-/// `done`, terminal: the answer is complete.
-#[derive(Debug, Serialize, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-struct DoneEvent {
-    /// The assistant's message.
-    message_id: MessageId,
-    /// Why the model stopped: `stop`, `length`, `tool_calls`, `content_filter`, …
-    finish_reason: String,
-    /// Tokens counted, where the model said.
-    #[oai(nullable)]
-    usage: Option<Usage>,
-}
-
-/// `failed`, terminal: no answer will follow; partial text is kept.
-#[derive(Debug, Serialize, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-struct FailedEvent {
-    /// The assistant's message.
-    message_id: MessageId,
-    /// Why; stable.
-    code: String,
-    /// Why, in words.
-    message: String,
-    /// Tokens counted, where known.
-    usage: Option<Usage>,
-}
-
-/// `cancelled`, terminal: stopped by the caller; partial text is kept.
-#[derive(Debug, Serialize, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-struct CancelledEvent {
-    /// The assistant's message.
-    message_id: MessageId,
-    /// Tokens counted, where known.
-    usage: Option<Usage>,
-}
-
-/// The data of any event. The event's name says which of these it is.
-#[derive(Debug)]
-pub(super) struct TaskEvent;
-
-impl Type for TaskEvent {
-    const IS_REQUIRED: bool = true;
-    type RawValueType = Self;
-    type RawElementValueType = Self;
-
-    fn name() -> Cow<'static, str> {
-        "TaskEvent".into()
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
-        MetaSchemaRef::Reference("TaskEvent".to_owned())
-    }
-
-    fn register(registry: &mut Registry) {
-        macro_rules! any_of {
-            ($($event:ty),*) => {
-                registry.create_schema::<Self, _>("TaskEvent".to_owned(), |registry| {
-                    $(<$event>::register(registry);)*
-                    MetaSchema {
-                        description: Some(
-                            "The data of an event. Its name says which of these it is: `started`, \
-                             `delta` and `reasoning` (TextEvent), `tool_call`, `retrying`, `snapshot`, \
-                             `done`, `failed`, `cancelled`. Events with other names are to be ignored.",
-                        ),
-                        // Not `oneOf`: {"text": …} alone is a delta and a snapshot.
-                        any_of: vec![$(<$event>::schema_ref()),*],
-                        ..MetaSchema::ANY
-                    }
-                })
-            };
+/// An event's schema: a struct whose `type` has one value, the event's name.
+macro_rules! event {
+    ($(#[$doc:meta])* $event:ident, $kind:ident::$value:ident { $($fields:tt)* }) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Enum)]
+        #[oai(rename_all = "snake_case")]
+        #[serde(rename_all = "snake_case")]
+        pub(super) enum $kind {
+            $value,
         }
-        any_of!(
-            StartedEvent,
-            TextEvent,
-            ToolCallEvent,
-            RetryingEvent,
-            SnapshotEvent,
-            DoneEvent,
-            FailedEvent,
-            CancelledEvent
-        );
-    }
 
-    fn as_raw_value(&self) -> Option<&Self> {
-        Some(self)
-    }
-
-    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
-        Box::new(std::iter::once(self))
-    }
+        $(#[$doc])*
+        #[derive(Debug, Serialize, Deserialize, Object)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct $event {
+            /// The event's name.
+            r#type: $kind,
+            $($fields)*
+        }
+    };
 }
+
+event!(
+    /// `started`, a reset: an attempt begins; drop what earlier ones sent.
+    StartedEvent, StartedType::Started {
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// The model that answers.
+        model: String,
+    }
+);
+
+event!(
+    /// `delta`: append to the answer.
+    DeltaEvent, DeltaType::Delta {
+        /// The text; any piece of it, perhaps empty.
+        text: String,
+    }
+);
+
+event!(
+    /// `reasoning`: append to the reasoning.
+    ReasoningEvent, ReasoningType::Reasoning {
+        /// The text; any piece of it, perhaps empty.
+        text: String,
+    }
+);
+
+event!(
+    /// `tool_call`: append to the arguments of the call with this index; `id` and
+    /// `name` come with its first piece.
+    ToolCallEvent, ToolCallType::ToolCall {
+        /// Which of the answer's calls.
+        index: u32,
+        /// The ID that a result answers it by.
+        id: Option<String>,
+        /// The function's name.
+        name: Option<String>,
+        /// The next piece of the arguments' JSON text.
+        arguments: String,
+    }
+);
+
+event!(
+    /// `retrying`: this attempt failed, another follows.
+    RetryingEvent, RetryingType::Retrying {
+        /// The attempt that failed.
+        attempt: u32,
+        /// Why; stable.
+        code: String,
+        /// When the next one may begin, in milliseconds.
+        retry_in_ms: u64,
+    }
+);
+
+event!(
+    /// `snapshot`, a reset: replace everything with this.
+    SnapshotEvent, SnapshotType::Snapshot {
+        /// The answer so far.
+        text: String,
+        /// The reasoning so far.
+        reasoning: Option<String>,
+        /// The tool calls so far.
+        tool_calls: Option<Vec<ToolCall>>,
+    }
+);
+
+event!(
+    /// `done`, terminal: the answer is complete.
+    DoneEvent, DoneType::Done {
+        /// The assistant's message.
+        message_id: MessageId,
+        /// Why the model stopped: `stop`, `length`, `tool_calls`, `content_filter`, …
+        finish_reason: String,
+        /// Tokens counted, where the model said.
+        #[oai(nullable)]
+        usage: Option<Usage>,
+    }
+);
+
+event!(
+    /// `failed`, terminal: no answer will follow; partial text is kept.
+    FailedEvent, FailedType::Failed {
+        /// The assistant's message.
+        message_id: MessageId,
+        /// Why; stable.
+        code: String,
+        /// Why, in words.
+        message: String,
+        /// Tokens counted, where known.
+        usage: Option<Usage>,
+    }
+);
+
+event!(
+    /// `cancelled`, terminal: stopped by the caller; partial text is kept.
+    CancelledEvent, CancelledType::Cancelled {
+        /// The assistant's message.
+        message_id: MessageId,
+        /// Tokens counted, where known.
+        usage: Option<Usage>,
+    }
+);
+
+event!(
+    /// `ping`, which has no `id`: the connection lives.
+    PingEvent, PingType::Ping {
+    }
+);
+
+/// The data of any event; its `type`, which is the event's name, says which of
+/// these it is. Events of other types are to be ignored.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum TaskEvent {
+    Started(StartedEvent),
+    Delta(DeltaEvent),
+    Reasoning(ReasoningEvent),
+    ToolCall(ToolCallEvent),
+    Retrying(RetryingEvent),
+    Snapshot(SnapshotEvent),
+    Done(DoneEvent),
+    Failed(FailedEvent),
+    Cancelled(CancelledEvent),
+    Ping(PingEvent),
+}
+
+tagged_union!(TaskEvent by "type" described
+    "The data of any event. Its `type`, which is the event's name, says which of these it is. Events of \
+     other types are to be ignored." {
+    "started" => StartedEvent,
+    "delta" => DeltaEvent,
+    "reasoning" => ReasoningEvent,
+    "tool_call" => ToolCallEvent,
+    "retrying" => RetryingEvent,
+    "snapshot" => SnapshotEvent,
+    "done" => DoneEvent,
+    "failed" => FailedEvent,
+    "cancelled" => CancelledEvent,
+    "ping" => PingEvent,
+});
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Answer;
     use crate::domain::answer;
     use crate::domain::event::{self, Event};
-    use crate::domain::{Answer, EventName};
 
     /// The document's type reads what is stored and writes it again, but for
     /// fields that are left away when they are null.
     fn fits(event: &Event) {
-        fn same<T: Serialize + serde::de::DeserializeOwned>(data: &str) {
-            let read: T =
-                serde_json::from_str(data).unwrap_or_else(|error| panic!("{data}: {error}"));
-            let mut written = serde_json::to_value(read).expect("JSON");
-            let mut stored: serde_json::Value = serde_json::from_str(data).expect("JSON");
-            for json in [&mut written, &mut stored] {
-                json.as_object_mut().expect("an object").retain(|_, value| !value.is_null());
-            }
-            assert_eq!(written, stored);
+        let data = &event.encode().data;
+        let read: TaskEvent =
+            serde_json::from_str(data).unwrap_or_else(|error| panic!("{data}: {error}"));
+        let mut written = serde_json::to_value(read).expect("JSON");
+        let mut stored: serde_json::Value = serde_json::from_str(data).expect("JSON");
+        for json in [&mut written, &mut stored] {
+            json.as_object_mut().expect("an object").retain(|_, value| !value.is_null());
         }
-        let encoded = event.encode();
-        match encoded.name {
-            EventName::Started => same::<StartedEvent>(&encoded.data),
-            EventName::Delta | EventName::Reasoning => same::<TextEvent>(&encoded.data),
-            EventName::ToolCall => same::<ToolCallEvent>(&encoded.data),
-            EventName::Retrying => same::<RetryingEvent>(&encoded.data),
-            EventName::Snapshot => same::<SnapshotEvent>(&encoded.data),
-            EventName::Done => same::<DoneEvent>(&encoded.data),
-            EventName::Failed => same::<FailedEvent>(&encoded.data),
-            EventName::Cancelled => same::<CancelledEvent>(&encoded.data),
-            EventName::Complete => {}
-        }
+        assert_eq!(written, stored);
     }
 
     #[test]
@@ -220,6 +215,7 @@ mod tests {
             text: "a".into(),
             reasoning: "b".into(),
             tool_calls: vec![call],
+            opaque: vec![answer::OpaqueData { call: None, name: "x".into(), json: "1".into() }],
         }));
         fits(&Event::Snapshot(Answer::default()));
         for usage in [usage, None] {

@@ -20,6 +20,30 @@ impl<'a> FromRequest<'a> for Account {
     }
 }
 
+/// The trace that a request belongs to, if its `traceparent` is one of version 0
+/// (W3C Trace Context); any other is passed over, as the standard says.
+#[derive(Debug, Clone, Default)]
+pub(super) struct TraceParent(pub(super) Option<String>);
+
+impl<'a> FromRequest<'a> for TraceParent {
+    async fn from_request(request: &'a Request, _: &mut RequestBody) -> Result<Self> {
+        let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        Ok(Self(header.filter(|text| is_traceparent(text)).map(str::to_owned)))
+    }
+}
+
+/// `00-<trace ID>-<parent ID>-<flags>`, in small hexadecimal digits; an ID of
+/// zeros is none.
+fn is_traceparent(text: &str) -> bool {
+    let parts: Vec<_> = text.split('-').collect();
+    let hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths: Vec<_> = parts.iter().map(|part| part.len()).collect();
+    lengths == [2, 32, 16, 2]
+        && parts[0] == "00"
+        && parts.iter().all(|part| hex(part))
+        && parts[1..3].iter().all(|id| id.bytes().any(|b| b != b'0'))
+}
+
 /// A header as it came. poem-openapi's own `Header` drops values that aren't
 /// text, and with them, silently, what the caller asked for.
 #[derive(Debug, Clone, Default)]
@@ -111,6 +135,28 @@ impl ParseFromParameter for Limit {
         match value.parse() {
             Ok(number) if (1..=Self::MAX).contains(&number) => Ok(Self(number)),
             _ => Err(ParseError::custom(format!("it is a whole number from 1 to {}", Self::MAX))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_trace_is_one() {
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert!(is_traceparent(trace));
+        for odd in [
+            "",
+            "00",
+            &trace.to_uppercase(),
+            &trace.replace("00-", "ff-"),
+            &format!("{trace}-x"),
+            &trace.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
+            &trace.replace("00f067aa0ba902b7", &"0".repeat(16)),
+        ] {
+            assert!(!is_traceparent(odd), "{odd:?}");
         }
     }
 }

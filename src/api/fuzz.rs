@@ -1,7 +1,6 @@
 //! What requests bring, and the frames that answer them, from arbitrary bytes.
 //! See `crate::fuzz`.
 
-use bytes::Bytes;
 use poem_openapi::types::ParseFromParameter;
 
 use super::body::JsonBody;
@@ -10,7 +9,7 @@ use super::new_message::{NewMessage, idempotency_key, judge};
 use super::parameters::passed_on;
 use super::sse_grammar::{Dispatched, decode};
 use super::stream::{cursor, encode_all};
-use crate::domain::{ConversationId, EventId, EventName};
+use crate::domain::{ConversationId, EventId, StoredName};
 use crate::fuzz::Input;
 use crate::streams::Entry;
 
@@ -53,7 +52,7 @@ pub(crate) fn message(input: &[u8]) {
     let Ok(said) = judge(&body) else { return };
     assert!(body.value.content.is_some() != body.value.tool_results.is_some());
     let passed_on = passed_on(&body.raw);
-    assert!(!passed_on.values().any(serde_json::Value::is_null));
+    assert!(!passed_on.iter().any(|(_, value)| value.get() == "null"));
     let stored = serde_json::to_string(&(&said.content, &passed_on)).expect("JSON");
     assert!(!stored.contains("\\u0000"), "PostgreSQL can't store {stored}");
 }
@@ -61,16 +60,16 @@ pub(crate) fn message(input: &[u8]) {
 /// Frames around any data that has no line break are read back as they were,
 /// by the standard's grammar.
 pub(crate) fn frames(input: &[u8]) {
-    const NAMES: [EventName; 3] = [EventName::Delta, EventName::Snapshot, EventName::Done];
+    const NAMES: [&[u8]; 4] = [b"delta", b"snapshot", b"done", b"content.newer"];
     let mut input = Input(input);
     let mut entries = Vec::new();
     while !input.is_empty() {
         let attempt = 1 + u32::from(input.byte());
-        let name = NAMES[usize::from(input.byte()) % NAMES.len()];
+        let name = StoredName::read(NAMES[usize::from(input.byte()) % NAMES.len()]);
         let length = usize::from(input.byte());
         let data = String::from_utf8_lossy(input.bytes(length)).replace(['\n', '\r'], "\u{2028}");
         let id = EventId::new(attempt, entries.len() as u64);
-        entries.push(Entry { id, name, data: Bytes::from(data) });
+        entries.push(Entry::new(id, name.expect("a name"), data));
     }
     let decoded = decode(&encode_all(&entries)).expect("what we write is in the grammar");
     let expected: Vec<_> = entries

@@ -4,23 +4,24 @@
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::body::{Json, JsonBody};
 use super::content::{Content, ToolResult};
 use super::conversations::not_found;
-use super::extract::{Account, Limit, RawHeader};
+use super::extract::{Account, Limit, RawHeader, TraceParent};
 use super::failure::{Failure, failures};
 use super::new_message::{self, NewMessage};
 use super::parameters;
 use super::problem::{Code, FieldError, Problem};
+use super::request_hash::request_hash;
 use super::tasks::{TaskFailure, TaskStatus, stream_url};
 use super::union::TextOr;
 use super::{State, Tag};
 use crate::domain::message::Role;
 use crate::domain::{ConversationId, MessageId, TaskId};
-use crate::store::StoredMessage;
+use crate::store::{Idempotency, StoredMessage};
 use crate::tasks::{Accepted, Submission};
 
 /// What will answer a message.
@@ -155,7 +156,7 @@ impl TryFrom<StoredMessage> for Message {
 }
 
 failures! {
-    CreateMessage: [PARAMETERS, BODY, STORE], ConversationNotFound, EmptyContent, UnknownModel,
+    CreateMessage: [PARAMETERS, BODY, STORE], ConversationNotFound, EmptyContent, UnknownModel, UnknownParent,
         UnknownToolCall, MissingToolResults, IdempotencyKeyReused;
     ListMessages: [PARAMETERS, STORE], MalformedCursor, ConversationNotFound;
 }
@@ -186,28 +187,32 @@ impl Messages {
         account: Account,
         conversation: ConversationId,
         key: Option<String>,
+        traceparent: Option<String>,
         body: JsonBody<NewMessage>,
     ) -> Result<Accepted, Problem> {
         let said = new_message::judge(&body)?;
         let model = self.model(body.value.model.as_deref())?;
         if said.role == Role::Tool {
             let store = &self.0.tasks.store;
-            let calls = store.last_tool_calls(account.0, conversation, key.as_deref()).await?;
+            let calls =
+                store.open_tool_calls(account.0, conversation, said.parent, key.as_deref()).await?;
             let calls = calls.ok_or_else(|| not_found(conversation))?;
             new_message::match_calls(&said.answers, &calls)?;
         }
-        let parameters = parameters::passed_on(&body.raw);
-        let mut request: Map<String, Value> = body.raw;
-        request.insert("conversation_id".to_owned(), conversation.to_string().into());
+        let idempotency = key.map(|key| {
+            let hash = request_hash(conversation.0.as_bytes(), &body.text);
+            Idempotency { key, hash }
+        });
         let submission = Submission {
             account: account.0,
             conversation,
             role: said.role,
+            parent: said.parent,
             content: said.content,
             model,
-            parameters,
-            idempotency_key: key,
-            request: request.into(),
+            parameters: parameters::passed_on(&body.raw),
+            idempotency,
+            traceparent,
         };
         self.0.tasks.accept(submission).await.map_err(|error| {
             Problem::from(error).explain(
@@ -242,11 +247,12 @@ impl Messages {
         /// with the same body gives the same answer; with another body, 422.
         #[oai(name = "Idempotency-Key", validator(min_length = 1, max_length = 255))]
         idempotency_key: RawHeader,
+        trace: TraceParent,
         body: JsonBody<NewMessage>,
     ) -> Result<Posted, Failure<CreateMessage>> {
         let conversation = conversation_id.0;
         let key = new_message::idempotency_key(idempotency_key)?;
-        match self.submit(account, conversation, key, body).await? {
+        match self.submit(account, conversation, key, trace.0, body).await? {
             Accepted::New { task, message } | Accepted::Repeated { task, message } => {
                 tracing::Span::current().record("task_id", tracing::field::display(task));
                 Ok(Posted::Accepted(Json(AcceptedMessage {
@@ -261,6 +267,12 @@ impl Messages {
                 Err(Problem::new(Code::IdempotencyKeyReused, detail).into())
             }
             Accepted::NoConversation => Err(not_found(conversation).into()),
+            Accepted::NoParent => {
+                let detail = "it is the message_id of an answer in this conversation; leave it away to \
+                              follow the newest, or give null to begin anew";
+                let error = FieldError::new("/parent_id", detail);
+                Err(Problem::body(Code::UnknownParent, vec![error]).into())
+            }
         }
     }
 

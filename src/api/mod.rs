@@ -27,6 +27,7 @@ mod options;
 mod page;
 mod parameters;
 mod problem;
+mod request_hash;
 mod request_id;
 #[cfg(any(test, fuzzing))]
 #[path = "../../tests/it/support/sse_grammar.rs"]

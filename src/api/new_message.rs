@@ -4,8 +4,9 @@
 use std::collections::HashSet;
 
 use poem_openapi::Object;
+use poem_openapi::types::MaybeUndefined;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::body::JsonBody;
 use super::content::{self, Content, ToolResult};
@@ -13,7 +14,9 @@ use super::extract::RawHeader;
 use super::parameters::{self, NamedToolChoice, ResponseFormat, Tool};
 use super::problem::{Code, FieldError, Problem};
 use super::union::TextOr;
+use crate::domain::MessageId;
 use crate::domain::message::Role;
+use crate::store::Parent;
 
 /// A message to send: either `content`, or `tool_results` that answer every
 /// tool call of the last answer. Everything else is optional, and passed on to
@@ -28,6 +31,12 @@ pub(super) struct NewMessage {
     /// answer. Excludes `content`.
     #[oai(validator(min_items = 1))]
     pub(super) tool_results: Option<Vec<ToolResult>>,
+    /// The answer that it follows: its `message_id`. Where it isn't given, the
+    /// conversation's newest; null begins the conversation anew. What the model is
+    /// told is the path from here back to the beginning.
+    #[serde(default)]
+    #[oai(nullable)]
+    pub(super) parent_id: MaybeUndefined<MessageId>,
     /// One of the models that `GET /v1/models` lists; the default one if it
     /// isn't given.
     pub(super) model: Option<String>,
@@ -71,6 +80,7 @@ impl poem_openapi::types::Example for NewMessage {
         Self {
             content: Some(TextOr::Text("Why is the sky blue?".to_owned())),
             tool_results: None,
+            parent_id: MaybeUndefined::Undefined,
             model: None,
             temperature: Some(0.7),
             top_p: None,
@@ -92,15 +102,22 @@ impl poem_openapi::types::Example for NewMessage {
 /// What a message is made of, when nothing is wrong with it.
 pub(super) struct Said {
     pub(super) role: Role,
-    pub(super) content: Value,
+    pub(super) parent: Parent,
+    /// JSON, as it came.
+    pub(super) content: String,
     /// The calls that it answers.
     pub(super) answers: Vec<String>,
 }
 
 /// Everything about a message that can be judged without the database.
 pub(super) fn judge(body: &JsonBody<NewMessage>) -> Result<Said, Problem> {
-    let field = |name: &str| body.raw.get(name).cloned().unwrap_or_default();
+    let field = |name: &str| body.raw.get(name).map_or("null", RawValue::get).to_owned();
     let message = &body.value;
+    let parent = match message.parent_id {
+        MaybeUndefined::Undefined => Parent::Newest,
+        MaybeUndefined::Null => Parent::Root,
+        MaybeUndefined::Value(id) => Parent::Message(id),
+    };
     let mut errors = parameters::invalid(message);
     let said = match (&message.content, &message.tool_results) {
         (Some(content), None) => {
@@ -109,7 +126,7 @@ pub(super) fn judge(body: &JsonBody<NewMessage>) -> Result<Said, Problem> {
                 return Err(Problem::body(Code::EmptyContent, empty));
             }
             errors.extend(content::invalid(content));
-            Said { role: Role::User, content: field("content"), answers: Vec::new() }
+            Said { role: Role::User, parent, content: field("content"), answers: Vec::new() }
         }
         (None, Some(results)) => {
             let answers: Vec<_> =
@@ -122,7 +139,7 @@ pub(super) fn judge(body: &JsonBody<NewMessage>) -> Result<Said, Problem> {
                 let detail = "two results answer the same call; send one for each";
                 errors.push(FieldError::new("/tool_results", detail));
             }
-            Said { role: Role::Tool, content: field("tool_results"), answers }
+            Said { role: Role::Tool, parent, content: field("tool_results"), answers }
         }
         _ => {
             let detail = "it has either content or tool_results";
@@ -169,12 +186,10 @@ pub(super) fn idempotency_key(header: RawHeader) -> Result<Option<String>, Probl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn judged(json: Value) -> Result<Said, Problem> {
-        let value = serde_json::from_value(json.clone()).expect("a message");
-        let Value::Object(raw) = json else { panic!("not an object") };
-        judge(&JsonBody { value, raw })
+        judge(&JsonBody::parse(json.to_string().as_bytes()).expect("a message"))
     }
 
     fn code(json: Value) -> Code {
@@ -192,6 +207,15 @@ mod tests {
         assert_eq!(code(json!({"tool_results": []})), Code::InvalidBody);
         assert_eq!(code(json!({"tool_results": [results[0], results[0]]})), Code::InvalidBody);
         assert_eq!(code(json!({"content": "hi", "temperature": 9})), Code::InvalidBody);
+    }
+
+    #[test]
+    fn a_message_follows_the_newest_answer_unless_it_names_its_parent() {
+        let parent = |json: Value| judged(json).expect("sound").parent;
+        assert_eq!(parent(json!({"content": "hi"})), Parent::Newest);
+        assert_eq!(parent(json!({"content": "hi", "parent_id": null})), Parent::Root);
+        let id = MessageId::generate();
+        assert_eq!(parent(json!({"content": "hi", "parent_id": id})), Parent::Message(id));
     }
 
     #[test]

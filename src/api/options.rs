@@ -29,10 +29,10 @@ pub struct Options {
     /// How long a client may leave what was written to it unread
     #[arg(long, env = "RILL_WRITE_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub write_timeout: Duration,
-    /// How long an event stream may be silent before a comment is sent, so
-    /// that proxies (most cut after 60 s) keep it open
-    #[arg(long, env = "RILL_SSE_COMMENT", default_value = "15s", value_parser = duration)]
-    pub sse_comment: Duration,
+    /// How long an event stream may be silent before a ping is sent, so that
+    /// proxies (most cut after 60 s) keep it open and clients know that it lives
+    #[arg(long, env = "RILL_PING_INTERVAL", default_value = "15s", value_parser = duration)]
+    pub ping_interval: Duration,
     /// Origins whose pages may use the API.
     #[arg(
         long = "cors-origin",

@@ -5,11 +5,12 @@ use std::ops::RangeInclusive;
 
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::new_message::NewMessage;
 use super::problem::FieldError;
 use super::union::{TextOr, tagged_union};
+use crate::domain::RawObject;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Enum)]
 #[oai(rename_all = "snake_case")]
@@ -136,11 +137,9 @@ pub(super) struct NamedSchema {
 
 /// The parameters of a message as they are passed on: all of its fields but
 /// those that are ours, as they came, without those that are null.
-pub(super) fn passed_on(raw: &Map<String, Value>) -> Map<String, Value> {
-    const OURS: [&str; 3] = ["content", "tool_results", "model"];
-    let theirs =
-        raw.iter().filter(|(name, value)| !OURS.contains(&name.as_str()) && !value.is_null());
-    theirs.map(|(name, value)| (name.clone(), value.clone())).collect()
+pub(super) fn passed_on(raw: &RawObject) -> RawObject {
+    const OURS: [&str; 4] = ["content", "tool_results", "model", "parent_id"];
+    raw.filtered(|name, value| !OURS.contains(&name) && value.get() != "null")
 }
 
 /// What is wrong with a message's parameters.
@@ -260,20 +259,26 @@ mod tests {
             "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
         });
         assert_eq!(errors(json.clone()), [""; 0]);
-        let mut expected = json.as_object().expect("an object").clone();
-        expected.remove("content");
-        expected.remove("model");
-        assert_eq!(passed_on(json.as_object().expect("an object")), expected);
+        let text = json.to_string();
+        let raw: RawObject = serde_json::from_str(&text).expect("an object");
+        let rest = text.split_once("\"m\",").expect("content and model come first").1;
+        assert_eq!(passed_on(&raw).to_json(), format!("{{{rest}"));
+    }
+
+    #[test]
+    fn a_schema_s_order_and_digits_are_passed_on() {
+        let text = r#"{"content":"x","response_format":{"type":"json_schema","json_schema":{"name":"n","schema":
+            {"properties": {"reasoning": {}, "answer": {"maximum": 12345678901234567890123}}}}}}"#;
+        let raw: RawObject = serde_json::from_str(text).expect("an object");
+        assert_eq!(passed_on(&raw).to_json(), text.replace("\"content\":\"x\",", ""));
     }
 
     #[test]
     fn nulls_are_not_passed_on() {
         let json = json!({"content": "x", "temperature": null, "stop": null, "seed": 1});
         assert_eq!(errors(json.clone()), [""; 0]);
-        assert_eq!(
-            Value::Object(passed_on(json.as_object().expect("an object"))),
-            json!({"seed": 1})
-        );
+        let raw: RawObject = serde_json::from_value(json).expect("an object");
+        assert_eq!(passed_on(&raw).to_json(), r#"{"seed":1}"#);
     }
 
     #[test]

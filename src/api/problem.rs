@@ -61,6 +61,7 @@ codes! {
     InvalidText UNPROCESSABLE_ENTITY "invalid_text" "A text contains U+0000, which can't be stored";
     EmptyContent UNPROCESSABLE_ENTITY "empty_content" "The message says nothing";
     UnknownModel UNPROCESSABLE_ENTITY "unknown_model" "The model is not configured";
+    UnknownParent UNPROCESSABLE_ENTITY "unknown_parent" "The conversation has no such answer to follow";
     UnknownToolCall UNPROCESSABLE_ENTITY "unknown_tool_call" "A result answers no tool call of the last answer";
     MissingToolResults UNPROCESSABLE_ENTITY "missing_tool_results" "Tool calls of the last answer are left without a result";
     IdempotencyKeyReused UNPROCESSABLE_ENTITY "idempotency_key_reused" "The Idempotency-Key was used for another request";

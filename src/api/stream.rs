@@ -27,6 +27,7 @@ use super::failure::{Failure, failures};
 use super::problem::{Code, Problem};
 use super::tasks::not_found;
 use super::{State, Tag};
+use crate::clock::unix_ms;
 use crate::domain::{EventId, TaskId};
 use crate::metrics::{self, InFlight};
 use crate::streams::Entry;
@@ -35,8 +36,10 @@ use crate::tasks::{Follow, Reader};
 /// Milliseconds that clients wait before they reconnect: spread, so that those
 /// of a process that stopped don't come back all at once.
 const RETRY: std::ops::RangeInclusive<u32> = 1_000..=3_000;
-/// Read by nobody; keeps proxies from cutting a silent connection.
-const COMMENT: &[u8] = b":\n\n";
+/// Says that the stream lives: to proxies, which cut silent connections, and to
+/// clients, for which comments are invisible. It has no ID, so that nobody's
+/// cursor moves.
+const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 
 /// Where a reader is: after the event that it saw last. The header is a
 /// browser's own and therefore newer than the URL, which stays as it was when
@@ -92,11 +95,13 @@ impl Source for Box<Reader> {
 struct Open<S> {
     source: S,
     silence: Duration,
+    /// When it was opened, as events tell their time: what is older was replayed.
+    opened_ms: u64,
     /// When something was written last.
     written: Instant,
     /// Fires when there may have been silence for too long: moved when it
     /// fires, as moving it at each event would cost more than the event.
-    comment: Pin<Box<Sleep>>,
+    ping: Pin<Box<Sleep>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     greeted: bool,
     _counted: InFlight,
@@ -116,29 +121,41 @@ impl<S: Source> Open<S> {
                 entries = self.source.next() => {
                     let entries = entries?;
                     self.written = Instant::now();
-                    metrics::events_sent(entries.len() as u64);
+                    self.count(&entries);
                     return Some(encode_all(&entries));
                 }
                 () = &mut self.shutdown => return None,
-                () = &mut self.comment => {
+                () = &mut self.ping => {
                     let now = Instant::now();
                     let silent = now >= due(self.written, self.silence);
                     if silent {
                         self.written = now;
                     }
-                    self.comment.as_mut().reset(due(self.written, self.silence));
+                    self.ping.as_mut().reset(due(self.written, self.silence));
                     if silent {
-                        return Some(Bytes::from_static(COMMENT));
+                        return Some(Bytes::from_static(PING));
                     }
                 }
             }
         }
     }
+
+    /// Counts what is sent, and how long the newest of it took from its append:
+    /// with the difference of the worker's and this machine's clock, and zero at
+    /// least.
+    fn count(&self, entries: &[Entry]) {
+        metrics::events_sent(entries.len() as u64);
+        let newest = entries.last().map_or(0, |entry| entry.appended_ms);
+        if newest >= self.opened_ms {
+            let took = unix_ms().saturating_sub(newest);
+            metrics::event_delivered(Duration::from_millis(took));
+        }
+    }
 }
 
-/// When a comment is due after something was written. All streams' comments are
-/// at the same tenths of a second, a little early: of thousands of silent
-/// streams, those of one tenth share a wake, which costs more than a comment.
+/// When a ping is due after something was written. All streams' pings are at the
+/// same tenths of a second, a little early: of thousands of silent streams, those
+/// of one tenth share a wake, which costs more than a ping.
 fn due(written: Instant, silence: Duration) -> Instant {
     const BEAT: Duration = Duration::from_millis(100);
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -149,7 +166,7 @@ fn due(written: Instant, silence: Duration) -> Instant {
 }
 
 /// The body: a greeting at once (the first token may take longer than proxies
-/// wait), then events, and a comment whenever there were none for `silence`.
+/// wait), then events, and a ping whenever there were none for `silence`.
 fn body<S: Source>(
     source: S,
     silence: Duration,
@@ -160,7 +177,8 @@ fn body<S: Source>(
         source,
         silence,
         written: now,
-        comment: Box::pin(tokio::time::sleep_until(due(now, silence))),
+        opened_ms: unix_ms(),
+        ping: Box::pin(tokio::time::sleep_until(due(now, silence))),
         shutdown: Box::pin(shutdown.clone().cancelled_owned()),
         greeted: false,
         _counted: metrics::reader(),
@@ -222,14 +240,20 @@ impl Streams {
     ///
     /// Server-sent events. Each has an `id`, the cursor: `<attempt>-<seq>`. A
     /// reader that was cut off comes back with the last one it saw and gets what
-    /// it missed; browsers do so by themselves.
+    /// it missed; browsers do so by themselves. IDs rise, and not always by one.
+    /// The data's `type` is the event's name.
     ///
     /// `started` and `snapshot` are resets: they replace everything received
     /// before. `delta`, `reasoning` and `tool_call` are to be appended. After
-    /// `retrying`, another attempt follows. `done`, `failed` and `cancelled` are
-    /// the end: close the stream then, or come back once more for a 204. A
-    /// stream that ends otherwise is to be opened again. Events with other names
-    /// are to be ignored.
+    /// `retrying`, another attempt follows. A `ping`, which has no `id`, says that
+    /// the connection lives: without an event for three times the interval
+    /// (15 s), it is dead, and to be made again. Events of other types are to be
+    /// ignored.
+    ///
+    /// `done`, `failed` and `cancelled` are the end: close the stream then, or
+    /// come back once more for a 204. The end of the response is not the end of
+    /// the answer: proxies end a broken response cleanly. Without one of these
+    /// three, the stream is to be opened again.
     #[oai(path = "/tasks/:task_id/stream", method = "get", operation_id = "streamTask")]
     async fn stream(
         &self,
@@ -250,7 +274,7 @@ impl Streams {
             Follow::NoTask => Err(not_found(task).into()),
             Follow::AtEnd => Ok(Followed::AtEnd),
             Follow::Reader(reader) => {
-                let body = body(reader, self.0.options.sse_comment, &self.0.shutdown);
+                let body = body(reader, self.0.options.ping_interval, &self.0.shutdown);
                 Ok(Followed::Events(Events(Body::from_bytes_stream(body))))
             }
         }
@@ -270,7 +294,7 @@ mod tests {
 
     fn entry(seq: u64, event: &Event) -> Entry {
         let encoded = event.encode();
-        Entry { id: EventId::new(1, seq), name: encoded.name, data: encoded.data.into() }
+        Entry::new(EventId::new(1, seq), encoded.name, encoded.data)
     }
 
     fn delta(seq: u64, text: &str) -> Entry {
@@ -298,9 +322,16 @@ mod tests {
                 .map(|(text, attempt, seq)| Entry { id: EventId::new(*attempt, *seq), ..delta(0, text) })
                 .collect();
             let greeting = b"retry: 1500\n:\n\n";
-            let bytes = [&greeting[..], &encode_all(&entries), COMMENT].concat();
-            let whole = decode(&bytes).expect("in the grammar");
-            prop_assert_eq!((whole.retry, whole.comments), (Some(1500), 2));
+            let bytes = [&greeting[..], &encode_all(&entries), PING].concat();
+            let mut whole = decode(&bytes).expect("in the grammar");
+            prop_assert_eq!((whole.retry, whole.comments), (Some(1500), 1));
+            let cut = cut.index(bytes.len() + 1);
+            let (part, _) = decode_prefix(&bytes[..cut]);
+            prop_assert_eq!(&part.events[..], &whole.events[..part.events.len()]);
+            // A ping moves nobody's cursor.
+            let ping = whole.events.pop().expect("a ping");
+            prop_assert_eq!((ping.event.as_str(), ping.data.as_str()), ("ping", r#"{"type":"ping"}"#));
+            prop_assert_eq!(&ping.id, &whole.events.last().expect("an event").id);
             prop_assert_eq!(whole.events.len(), texts.len());
             for (read, (text, attempt, seq)) in whole.events.iter().zip(&texts) {
                 prop_assert_eq!(&read.id, &format!("{attempt}-{seq}"));
@@ -308,8 +339,6 @@ mod tests {
                 let event = Event::decode(EventName::Delta, read.data.as_bytes()).expect("JSON");
                 prop_assert_eq!(event, Event::Delta { text: text.clone() });
             }
-            let (part, _) = decode_prefix(&bytes[..cut.index(bytes.len() + 1)]);
-            prop_assert_eq!(&part.events[..], &whole.events[..part.events.len()]);
         }
     }
 
@@ -365,11 +394,14 @@ mod tests {
         assert!(RETRY.contains(&retry.expect("a greeting").parse().expect("a number")));
         assert_eq!(pieces.len(), 3);
         assert_eq!(pieces[1].matches("\n\n").count(), 2);
-        assert_eq!(pieces[2], "id: 1-2\nevent: delta\ndata: {\"text\":\"c\"}\n\n");
+        assert_eq!(
+            pieces[2],
+            "id: 1-2\nevent: delta\ndata: {\"type\":\"delta\",\"text\":\"c\"}\n\n"
+        );
     }
 
     #[test]
-    fn comments_of_all_streams_are_due_together_and_never_late() {
+    fn pings_of_all_streams_are_due_together_and_never_late() {
         let now = Instant::now();
         let silence = Duration::from_secs(15);
         let due: Vec<_> =
@@ -387,11 +419,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_is_broken_by_comments() {
+    async fn silence_is_broken_by_pings() {
         let started = tokio::time::Instant::now();
         let script = Script { reads: [vec![delta(0, "a")]].into(), then_silent: true };
         let pieces = collect(script, &CancellationToken::new(), 4).await;
-        assert_eq!(pieces[2..], [":\n\n", ":\n\n"]);
+        let ping = "event: ping\ndata: {\"type\":\"ping\"}\n\n";
+        assert_eq!(pieces[2..], [ping, ping]);
         assert!(started.elapsed() >= 2 * (SILENCE - SILENCE / 64));
     }
 

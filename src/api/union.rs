@@ -96,7 +96,7 @@ impl<T: Type + Serialize> ToJSON for TextOr<T> {
 /// A union of objects told apart by a field: its schema is a `oneOf` of
 /// references with a discriminator, which SDK generators turn into a type.
 macro_rules! tagged_union {
-    ($name:ident by $tag:literal { $($value:literal => $object:ty),* $(,)? }) => {
+    ($name:ident by $tag:literal $(described $description:literal)? { $($value:literal => $object:ty),* $(,)? }) => {
         impl poem_openapi::types::Type for $name {
             const IS_REQUIRED: bool = true;
             type RawValueType = Self;
@@ -115,6 +115,7 @@ macro_rules! tagged_union {
                 registry.create_schema::<Self, _>(stringify!($name).to_owned(), |registry| {
                     $(<$object>::register(registry);)*
                     MetaSchema {
+                        description: [$($description)?].first().copied(),
                         one_of: vec![$(<$object>::schema_ref()),*],
                         discriminator: Some(MetaDiscriminatorObject {
                             property_name: $tag,

@@ -20,6 +20,19 @@ pub struct ToolCall {
     pub arguments: String,
 }
 
+/// Data that the model's server wants back with the answer, as it sent it:
+/// signatures of reasoning, for instance. No reader is ever sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpaqueData {
+    /// The tool call that it belongs to, by index; nothing: the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<u32>,
+    /// The field that it came in, such as `reasoning_details`.
+    pub name: String,
+    /// The field's value: the JSON text, byte for byte.
+    pub json: String,
+}
+
 /// Text, reasoning and tool calls so far. Its JSON is a `snapshot`'s data.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Answer {
@@ -32,12 +45,16 @@ pub struct Answer {
     /// Tool calls, by index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
+    /// What the model's server wants back, in the order in which it came. Beside
+    /// the JSON, which readers are sent.
+    #[serde(skip)]
+    pub opaque: Vec<OpaqueData>,
 }
 
 impl Answer {
-    /// Bytes of text, reasoning and tool calls together; what the answer cap limits.
+    /// Bytes of everything together; what the answer cap limits.
     pub fn len(&self) -> usize {
-        /// What a call takes beside its texts, about.
+        /// What a call, or a piece of opaque data, takes beside its texts, about.
         const CALL: usize = 64;
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let calls: usize = self
@@ -45,7 +62,9 @@ impl Answer {
             .iter()
             .map(|call| CALL + text(&call.id) + text(&call.name) + call.arguments.len())
             .sum();
-        self.text.len() + self.reasoning.len() + calls
+        let opaque: usize =
+            self.opaque.iter().map(|data| CALL + data.name.len() + data.json.len()).sum();
+        self.text.len() + self.reasoning.len() + calls + opaque
     }
 
     /// Nothing was said yet.
@@ -61,6 +80,7 @@ impl Answer {
             Event::Delta { text } => self.text.push_str(text),
             Event::Reasoning { text } => self.reasoning.push_str(text),
             Event::ToolCall(delta) => self.apply_tool_call(delta),
+            Event::Opaque(data) => self.opaque.push(data.clone()),
             Event::Retrying { .. }
             | Event::Done { .. }
             | Event::Failed { .. }

@@ -1,14 +1,17 @@
 //! What a task's stream says, and how it is written down.
 //!
-//! An event is stored as two fields: its name and one line of JSON. The line
-//! is exactly what SSE sends as `data:`, so serving it is forwarding bytes.
+//! An event is stored as fields of a stream's entry: its name and one line of
+//! JSON, which is exactly what SSE sends as `data:`, so serving it is forwarding
+//! bytes; and fields that are sent to nobody (`streams/entry.rs` lists them).
 
-use std::fmt;
-use std::str::FromStr;
+use std::borrow::Cow;
+use std::collections::HashMap;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::answer::Answer;
+use super::answer::{Answer, OpaqueData};
+pub use super::event_name::EventName;
 use super::ids::MessageId;
 
 /// Tokens counted by the model.
@@ -41,95 +44,10 @@ pub struct ToolCallDelta {
     pub arguments: String,
 }
 
-/// The names that events have on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EventName {
-    /// An attempt begins; a reset.
-    Started,
-    /// Text to append.
-    Delta,
-    /// Reasoning to append.
-    Reasoning,
-    /// A piece of a tool call.
-    ToolCall,
-    /// This attempt failed, another follows.
-    Retrying,
-    /// The whole answer so far; a reset.
-    Snapshot,
-    /// The answer is complete; terminal.
-    Done,
-    /// No answer will follow; terminal.
-    Failed,
-    /// The caller stopped it; terminal.
-    Cancelled,
-    /// The model has finished; stored, never forwarded.
-    Complete,
-}
-
-impl EventName {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::Started,
-        Self::Delta,
-        Self::Reasoning,
-        Self::ToolCall,
-        Self::Retrying,
-        Self::Snapshot,
-        Self::Done,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Complete,
-    ];
-
-    /// As written in Redis and in `event:`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Started => "started",
-            Self::Delta => "delta",
-            Self::Reasoning => "reasoning",
-            Self::ToolCall => "tool_call",
-            Self::Retrying => "retrying",
-            Self::Snapshot => "snapshot",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Complete => "complete",
-        }
-    }
-
-    /// The stream ends with this event.
-    pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
-    }
-
-    /// The reader drops what it has: everything follows from here.
-    pub const fn is_reset(self) -> bool {
-        matches!(self, Self::Started | Self::Snapshot)
-    }
-}
-
-impl fmt::Display for EventName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A name that this version doesn't know.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown event name {0:?}")]
-pub struct UnknownEventName(pub String);
-
-impl FromStr for EventName {
-    type Err = UnknownEventName;
-
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let known = Self::ALL.into_iter().find(|name| name.as_str() == s);
-        known.ok_or_else(|| UnknownEventName(s.to_owned()))
-    }
-}
-
-/// One event of a task's stream.
-#[derive(Debug, Clone, PartialEq)]
+/// One event of a task's stream. Its JSON is the stored data: the name as `type`,
+/// first, then its fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
     /// An attempt begins: drop what earlier attempts sent.
     Started {
@@ -179,6 +97,7 @@ pub enum Event {
         /// Why, for people.
         message: String,
         /// Tokens counted, where known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         usage: Option<Usage>,
     },
     /// Stopped by the caller; partial text is kept.
@@ -186,6 +105,7 @@ pub enum Event {
         /// The assistant's message.
         message_id: MessageId,
         /// Tokens counted, where known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         usage: Option<Usage>,
     },
     /// The model has finished: whoever finds this can commit without calling
@@ -196,31 +116,49 @@ pub enum Event {
         /// Tokens counted, where known.
         usage: Option<Usage>,
     },
+    /// Data that the model's server wants back with the answer.
+    #[serde(rename = "internal.opaque")]
+    Opaque(OpaqueData),
 }
 
-/// An event as stored: a name and one line of JSON.
+/// An event as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
     /// Field `e`, and SSE's `event:`.
     pub name: EventName,
-    /// Field `d`, and SSE's `data:`; one line of JSON.
+    /// Field `d`, and SSE's `data:`; one line of JSON that begins with its `type`.
     pub data: String,
+    /// Field `o` of a snapshot, never sent to readers: the answer's
+    /// [`OpaqueData`], as a JSON array, for a worker that takes over.
+    pub opaque: Option<String>,
+}
+
+/// A delta's or reasoning's JSON, from text that stays where it is.
+#[derive(Serialize)]
+struct TextData<'a> {
+    r#type: &'static str,
+    text: &'a str,
 }
 
 impl Encoded {
     /// [`Event::Delta`], encoded.
     pub fn delta(text: &str) -> Self {
-        Self { name: EventName::Delta, data: json(&TextData { text: text.into() }) }
+        Self::text(EventName::Delta, text)
     }
 
     /// [`Event::Reasoning`], encoded.
     pub fn reasoning(text: &str) -> Self {
-        Self { name: EventName::Reasoning, data: json(&TextData { text: text.into() }) }
+        Self::text(EventName::Reasoning, text)
+    }
+
+    fn text(name: EventName, text: &str) -> Self {
+        let data = json(&TextData { r#type: name.as_str(), text });
+        Self { name, data, opaque: None }
     }
 }
 
 /// JSON in one line.
-fn json(value: &impl Serialize) -> String {
+pub(crate) fn json(value: &impl Serialize) -> String {
     // serde_json fails on maps with keys that aren't strings and on failing
     // `Serialize`s; what is encoded here has neither.
     serde_json::to_string(value).unwrap_or_default()
@@ -237,51 +175,6 @@ pub struct DecodeError {
     pub source: serde_json::Error,
 }
 
-// The JSON forms. Separate from `Event`, because the name travels beside the
-// data and not inside it.
-#[derive(Serialize, Deserialize)]
-struct StartedData<'a> {
-    attempt: u32,
-    #[serde(borrow)]
-    model: std::borrow::Cow<'a, str>,
-}
-#[derive(Serialize, Deserialize)]
-struct TextData<'a> {
-    #[serde(borrow)]
-    text: std::borrow::Cow<'a, str>,
-}
-#[derive(Serialize, Deserialize)]
-struct RetryingData {
-    attempt: u32,
-    code: String,
-    retry_in_ms: u64,
-}
-#[derive(Serialize, Deserialize)]
-struct DoneData {
-    message_id: MessageId,
-    finish_reason: String,
-    usage: Option<Usage>,
-}
-#[derive(Serialize, Deserialize)]
-struct FailedData {
-    message_id: MessageId,
-    code: String,
-    message: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    usage: Option<Usage>,
-}
-#[derive(Serialize, Deserialize)]
-struct CancelledData {
-    message_id: MessageId,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    usage: Option<Usage>,
-}
-#[derive(Serialize, Deserialize)]
-struct CompleteData {
-    finish_reason: String,
-    usage: Option<Usage>,
-}
-
 impl Event {
     /// The event's name.
     pub const fn name(&self) -> EventName {
@@ -296,88 +189,43 @@ impl Event {
             Self::Failed { .. } => EventName::Failed,
             Self::Cancelled { .. } => EventName::Cancelled,
             Self::Complete { .. } => EventName::Complete,
+            Self::Opaque(_) => EventName::Opaque,
         }
     }
 
     /// The form that is stored and sent. The data has no raw line break or
     /// other control character: JSON escapes them.
     pub fn encode(&self) -> Encoded {
-        let data = match self {
-            Self::Started { attempt, model } => {
-                json(&StartedData { attempt: *attempt, model: model.into() })
-            }
-            Self::Delta { text } => return Encoded::delta(text),
-            Self::Reasoning { text } => return Encoded::reasoning(text),
-            Self::ToolCall(delta) => json(delta),
-            Self::Retrying { attempt, code, retry_in_ms } => json(&RetryingData {
-                attempt: *attempt,
-                code: code.clone(),
-                retry_in_ms: *retry_in_ms,
-            }),
-            Self::Snapshot(answer) => json(answer),
-            Self::Done { message_id, finish_reason, usage } => json(&DoneData {
-                message_id: *message_id,
-                finish_reason: finish_reason.clone(),
-                usage: *usage,
-            }),
-            Self::Failed { message_id, code, message, usage } => json(&FailedData {
-                message_id: *message_id,
-                code: code.clone(),
-                message: message.clone(),
-                usage: *usage,
-            }),
-            Self::Cancelled { message_id, usage } => {
-                json(&CancelledData { message_id: *message_id, usage: *usage })
-            }
-            Self::Complete { finish_reason, usage } => {
-                json(&CompleteData { finish_reason: finish_reason.clone(), usage: *usage })
-            }
+        let opaque = match self {
+            Self::Snapshot(answer) if !answer.opaque.is_empty() => Some(json(&answer.opaque)),
+            _ => None,
         };
-        Encoded { name: self.name(), data }
+        Encoded { name: self.name(), data: json(self), opaque }
     }
 
-    /// Reads back what [`Event::encode`] wrote.
+    /// Reads back the data that [`Event::encode`] wrote. Fields that this version
+    /// doesn't know are passed over; see [`Event::says_more`].
     ///
     /// # Errors
     /// When `data` is not the JSON that an event of this name has.
     pub fn decode(name: EventName, data: &[u8]) -> Result<Self, DecodeError> {
-        fn json<'a, T: Deserialize<'a>>(name: EventName, data: &'a [u8]) -> Result<T, DecodeError> {
-            serde_json::from_slice(data).map_err(|source| DecodeError { name, source })
+        let failed = |source| DecodeError { name, source };
+        let event: Self = serde_json::from_slice(data).map_err(failed)?;
+        if event.name() == name {
+            return Ok(event);
         }
-        Ok(match name {
-            EventName::Started => {
-                let StartedData { attempt, model } = json(name, data)?;
-                Self::Started { attempt, model: model.into_owned() }
-            }
-            EventName::Delta => {
-                Self::Delta { text: json::<TextData<'_>>(name, data)?.text.into_owned() }
-            }
-            EventName::Reasoning => {
-                Self::Reasoning { text: json::<TextData<'_>>(name, data)?.text.into_owned() }
-            }
-            EventName::ToolCall => Self::ToolCall(json(name, data)?),
-            EventName::Retrying => {
-                let RetryingData { attempt, code, retry_in_ms } = json(name, data)?;
-                Self::Retrying { attempt, code, retry_in_ms }
-            }
-            EventName::Snapshot => Self::Snapshot(json(name, data)?),
-            EventName::Done => {
-                let DoneData { message_id, finish_reason, usage } = json(name, data)?;
-                Self::Done { message_id, finish_reason, usage }
-            }
-            EventName::Failed => {
-                let FailedData { message_id, code, message, usage } = json(name, data)?;
-                Self::Failed { message_id, code, message, usage }
-            }
-            EventName::Cancelled => {
-                let CancelledData { message_id, usage } = json(name, data)?;
-                Self::Cancelled { message_id, usage }
-            }
-            EventName::Complete => {
-                let CompleteData { finish_reason, usage } = json(name, data)?;
-                Self::Complete { finish_reason, usage }
-            }
-        })
+        let odd = format_args!("it says that it is of type {}", event.name());
+        Err(failed(serde::de::Error::custom(odd)))
+    }
+
+    /// A stored event's data says more of the answer than this version
+    /// understands: a newer worker's `snapshot` has content in fields of its own.
+    /// (Any other event of a known name adds what it always added.)
+    pub fn says_more(name: EventName, data: &[u8]) -> bool {
+        const KNOWN: [&str; 4] = ["type", "text", "reasoning", "tool_calls"];
+        type Fields<'a> = HashMap<Cow<'a, str>, IgnoredAny>;
+        let unknown = |fields: Fields<'_>| fields.keys().any(|field| !KNOWN.contains(&&**field));
+        name == EventName::Snapshot && serde_json::from_slice(data).is_ok_and(unknown)
     }
 }
 
@@ -415,12 +263,35 @@ mod tests {
             Event::Failed { message_id, code: "c".into(), message: "m".into(), usage: None },
             Event::Cancelled { message_id, usage },
             Event::Complete { finish_reason: "stop".into(), usage },
+            Event::Opaque(OpaqueData { call: Some(1), name: "n".into(), json: "{}".into() }),
         ];
         for event in events {
             let encoded = event.encode();
             assert_eq!(encoded.name.as_str().parse(), Ok(encoded.name));
+            let first = format!("{{\"type\":\"{}\",", encoded.name);
+            assert!(encoded.data.starts_with(&first), "{}", encoded.data);
             let decoded = Event::decode(encoded.name, encoded.data.as_bytes()).expect("decodes");
             assert_eq!(decoded, event);
         }
+    }
+
+    #[test]
+    fn fields_of_newer_versions_are_passed_over_and_a_snapshot_s_are_content() {
+        let newer = br#"{"type":"snapshot","text":"a","citations":[1]}"#;
+        let known = Event::Snapshot(Answer { text: "a".into(), ..Answer::default() });
+        assert_eq!(Event::decode(EventName::Snapshot, newer).expect("a snapshot"), known);
+        assert!(Event::says_more(EventName::Snapshot, newer));
+        assert!(!Event::says_more(EventName::Snapshot, known.encode().data.as_bytes()));
+        let newer = br#"{"type":"delta","text":"a","logprob":-0.5}"#;
+        let delta = Event::Delta { text: "a".into() };
+        assert_eq!(Event::decode(EventName::Delta, newer).expect("a delta"), delta);
+        assert!(!Event::says_more(EventName::Delta, newer));
+    }
+
+    #[test]
+    fn data_of_another_type_than_the_name_is_refused() {
+        let delta = Encoded::delta("a").data;
+        assert!(Event::decode(EventName::Reasoning, delta.as_bytes()).is_err());
+        assert!(Event::decode(EventName::Delta, br#"{"text":"a"}"#).is_err());
     }
 }

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::answer::ToolCall;
+use super::answer::{OpaqueData, ToolCall};
+use super::raw_object::RawObject;
 
 /// Who said it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,9 +73,9 @@ pub struct ToolResult {
     pub content: String,
 }
 
-/// Parameters of one request, passed on to the model unchanged: OpenAI's
-/// names and JSON (`temperature`, `max_tokens`, `tools`, …).
-pub type Parameters = serde_json::Map<String, serde_json::Value>;
+/// Parameters of one request, passed on to the model as they were written:
+/// OpenAI's names and JSON (`temperature`, `max_tokens`, `tools`, …).
+pub type Parameters = RawObject;
 
 /// One message of the prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub enum Turn {
         text: String,
         /// The tools it called.
         tool_calls: Vec<ToolCall>,
+        /// What its server wants back with it.
+        opaque: Vec<OpaqueData>,
     },
     /// What one tool answered.
     Tool(ToolResult),

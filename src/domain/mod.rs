@@ -7,17 +7,23 @@
 pub mod answer;
 pub mod event;
 pub mod event_id;
+pub mod event_name;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod ids;
+pub mod job;
 pub mod message;
 pub mod prompt;
+pub mod raw_object;
 pub mod retry;
 pub mod splice;
 pub mod task;
 
 pub use answer::Answer;
-pub use event::{Event, EventName, Usage};
+pub use event::{Event, Usage};
 pub use event_id::EventId;
+pub use event_name::{Class, EventName, StoredName};
 pub use ids::{AccountId, ClaimId, ConversationId, MessageId, TaskId, WorkerId};
+pub use job::JobKind;
+pub use raw_object::RawObject;
 pub use task::TaskStatus;

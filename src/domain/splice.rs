@@ -5,8 +5,8 @@
 //! nothing is forwarded until a reset (`started`, `snapshot`) makes the reader
 //! whole again, and if the end comes first, the database fills the gap.
 
-use super::event::EventName;
 use super::event_id::EventId;
+use super::event_name::Class;
 
 /// What to do with an event that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +38,9 @@ impl Splice {
         self.last
     }
 
-    /// The place changes by the event; the answer says whether to send it.
-    pub fn offer(&mut self, id: EventId, name: EventName) -> Step {
+    /// The place changes by the event; the answer says whether to send it. Only
+    /// the class counts, so that events of other versions keep their place.
+    pub fn offer(&mut self, id: EventId, class: Class) -> Step {
         if id <= self.last {
             return Step::Skip;
         }
@@ -50,20 +51,20 @@ impl Splice {
             self.gap = true;
         }
         if self.gap {
-            return match name {
-                _ if name.is_reset() => {
+            return match class {
+                Class::Reset => {
                     self.gap = false;
                     Step::Forward
                 }
-                _ if name.is_terminal() => Step::Fill,
-                _ => Step::Skip,
+                Class::Terminal => Step::Fill,
+                Class::Content | Class::Public | Class::Internal => Step::Skip,
             };
         }
-        match name {
-            EventName::Complete => Step::Skip,
+        match class {
+            Class::Internal => Step::Skip,
             // A reader without a gap already has what a snapshot inside the
             // attempt says. One that opens an attempt replaces another's text.
-            EventName::Snapshot if id.seq > 0 => Step::Skip,
+            Class::Reset if id.seq > 0 => Step::Skip,
             _ => Step::Forward,
         }
     }
@@ -73,7 +74,7 @@ impl Splice {
 mod tests {
     use super::*;
     use crate::domain::answer::Answer;
-    use crate::domain::event::Event;
+    use crate::domain::event::{Event, EventName};
     use proptest::prelude::*;
 
     fn id(attempt: u32, seq: u64) -> EventId {
@@ -83,36 +84,36 @@ mod tests {
     #[test]
     fn events_in_order_are_forwarded_and_repeats_are_not() {
         let mut splice = Splice::after(EventId::START);
-        assert_eq!(splice.offer(id(1, 0), EventName::Started), Step::Forward);
-        assert_eq!(splice.offer(id(1, 1), EventName::Delta), Step::Forward);
-        assert_eq!(splice.offer(id(1, 1), EventName::Delta), Step::Skip);
-        assert_eq!(splice.offer(id(1, 2), EventName::Snapshot), Step::Skip);
-        assert_eq!(splice.offer(id(1, 3), EventName::Complete), Step::Skip);
-        assert_eq!(splice.offer(id(1, 4), EventName::Done), Step::Forward);
+        assert_eq!(splice.offer(id(1, 0), EventName::Started.class()), Step::Forward);
+        assert_eq!(splice.offer(id(1, 1), EventName::Delta.class()), Step::Forward);
+        assert_eq!(splice.offer(id(1, 1), EventName::Delta.class()), Step::Skip);
+        assert_eq!(splice.offer(id(1, 2), EventName::Snapshot.class()), Step::Skip);
+        assert_eq!(splice.offer(id(1, 3), EventName::Complete.class()), Step::Skip);
+        assert_eq!(splice.offer(id(1, 4), EventName::Done.class()), Step::Forward);
     }
 
     #[test]
     fn a_gap_is_skipped_to_the_next_reset() {
         let mut splice = Splice::after(id(1, 3));
-        assert_eq!(splice.offer(id(1, 5), EventName::Delta), Step::Skip);
-        assert_eq!(splice.offer(id(1, 6), EventName::Delta), Step::Skip);
-        assert_eq!(splice.offer(id(1, 7), EventName::Snapshot), Step::Forward);
-        assert_eq!(splice.offer(id(1, 8), EventName::Delta), Step::Forward);
+        assert_eq!(splice.offer(id(1, 5), EventName::Delta.class()), Step::Skip);
+        assert_eq!(splice.offer(id(1, 6), EventName::Delta.class()), Step::Skip);
+        assert_eq!(splice.offer(id(1, 7), EventName::Snapshot.class()), Step::Forward);
+        assert_eq!(splice.offer(id(1, 8), EventName::Delta.class()), Step::Forward);
     }
 
     #[test]
     fn a_gap_that_reaches_the_end_is_filled_from_the_database() {
         let mut splice = Splice::after(id(1, 3));
-        assert_eq!(splice.offer(id(1, 9), EventName::Done), Step::Fill);
+        assert_eq!(splice.offer(id(1, 9), EventName::Done.class()), Step::Fill);
         let mut splice = Splice::after(EventId::START);
-        assert_eq!(splice.offer(id(1, 1), EventName::Done), Step::Fill);
+        assert_eq!(splice.offer(id(1, 1), EventName::Done.class()), Step::Fill);
     }
 
     #[test]
     fn a_snapshot_that_opens_an_attempt_is_forwarded() {
         let mut splice = Splice::after(id(1, 3));
-        assert_eq!(splice.offer(id(2, 0), EventName::Snapshot), Step::Forward);
-        assert_eq!(splice.offer(id(2, 1), EventName::Cancelled), Step::Forward);
+        assert_eq!(splice.offer(id(2, 0), EventName::Snapshot.class()), Step::Forward);
+        assert_eq!(splice.offer(id(2, 1), EventName::Cancelled.class()), Step::Forward);
     }
 
     /// Stored history: attempts of deltas with snapshots every few events.
@@ -154,7 +155,7 @@ mod tests {
             let mut mine = Answer::default();
             let mut splice = Splice::after(EventId::START);
             let mut offer = |mine: &mut Answer, (at, event): &(EventId, Event)| {
-                let step = splice.offer(*at, event.name());
+                let step = splice.offer(*at, event.name().class());
                 if step == Step::Forward {
                     mine.apply(event);
                 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+use crate::domain::answer::OpaqueData;
 use crate::domain::event::{ToolCallDelta, Usage};
 use crate::domain::message::{Parameters, Turn};
 
@@ -38,6 +39,8 @@ pub enum Delta {
     Reasoning(String),
     /// A piece of a tool call.
     ToolCall(ToolCallDelta),
+    /// Data that the server wants back with the answer.
+    Opaque(OpaqueData),
     /// The model has finished, and why. Usage may follow.
     Finish(String),
     /// Tokens counted.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::{Finding, Invalid};
+use crate::domain::retry::Backoff;
 use crate::store::Store;
 use crate::streams::Streams;
 
@@ -89,10 +90,7 @@ pub async fn check(store: &Store, streams: &Streams, options: &Options) -> Resul
     }
     let (postgresql, redis) = tokio::join!(
         tokio::time::timeout(AT_START, store.check()),
-        tokio::time::timeout(AT_START, async {
-            let generation = streams.connected(0).await?;
-            Ok::<_, crate::streams::Error>((generation, streams.check().await))
-        }),
+        tokio::time::timeout(AT_START, look_at_redis(store, streams)),
     );
     let mut found = Vec::new();
     match postgresql {
@@ -106,7 +104,9 @@ pub async fn check(store: &Store, streams: &Streams, options: &Options) -> Resul
         }
     }
     let mut seen = (0, Vec::new());
-    if let Ok(Ok((generation, findings))) = redis {
+    if let Ok(Ok(Seen::Another(finding))) = redis {
+        found.push(finding);
+    } else if let Ok(Ok(Seen::Ours(generation, findings))) = redis {
         seen.0 = generation;
         match findings {
             Ok(findings) => {
@@ -120,6 +120,42 @@ pub async fn check(store: &Store, streams: &Streams, options: &Options) -> Resul
     }
     tokio::spawn(check_streams_again(streams.clone(), seen.0, seen.1));
     judge(found, options.checks)
+}
+
+/// What a start sees of Redis.
+enum Seen {
+    /// The first connection, and what is odd about the server.
+    Ours(u64, crate::streams::Result<Vec<Finding>>),
+    /// It is another deployment's.
+    Another(Finding),
+}
+
+async fn look_at_redis(store: &Store, streams: &Streams) -> crate::streams::Result<Seen> {
+    // Without it, nothing connects.
+    let deployment = deployment(store).await;
+    if let Some(finding) = streams.check_deployment(deployment).await? {
+        return Ok(Seen::Another(finding));
+    }
+    let generation = streams.connected(0).await?;
+    Ok(Seen::Ours(generation, streams.check().await))
+}
+
+/// Tells the streams whose Redis theirs has to be, as soon as PostgreSQL says.
+pub async fn introduce(store: Store, streams: Streams) {
+    streams.belongs_to(deployment(&store).await);
+}
+
+/// The deployment's ID, waiting for PostgreSQL and for its schema.
+async fn deployment(store: &Store) -> uuid::Uuid {
+    const SOON: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(2) };
+    let mut failures = 0;
+    loop {
+        match store.deployment().await {
+            Ok(id) => return id,
+            Err(_) => failures += 1,
+        }
+        tokio::time::sleep(SOON.delay(failures, rand::random())).await;
+    }
 }
 
 /// Logs what was found, or refuses to start.

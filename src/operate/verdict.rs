@@ -105,7 +105,7 @@ fn running(task: &TaskStory, trace: Option<&Trace>, lease: i64) -> String {
         text += &match newest {
             Some((attempt, stream)) if attempt.attempt == task.attempt => {
                 let last = stream.last.as_deref().unwrap_or("-");
-                format!("; last event {last} ({})", stream.last_event.unwrap_or("-"))
+                format!("; last event {last} ({})", stream.last_event.as_deref().unwrap_or("-"))
             }
             _ => "; it has written nothing yet".to_owned(),
         };

@@ -3,8 +3,8 @@
 use super::{MIGRATOR, Result, Store, bounded};
 use crate::config::Finding;
 
-/// What the statements need: `MATERIALIZED`.
-const NEEDED: i32 = 120_000;
+/// What the statements need: `MATERIALIZED`; and the schema: `gen_random_uuid`.
+const NEEDED: i32 = 130_000;
 /// The oldest that is supported.
 const SUPPORTED: i32 = 140_000;
 
@@ -31,7 +31,11 @@ impl Store {
     /// When PostgreSQL is away.
     pub async fn check(&self) -> Result<Vec<Finding>> {
         let mut findings = self.check_server().await?;
-        findings.extend(self.check_schema().await?);
+        let schema = self.check_schema().await?;
+        if schema.is_empty() {
+            findings.extend(self.check_deployment().await?);
+        }
+        findings.extend(schema);
         Ok(findings)
     }
 

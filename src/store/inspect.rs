@@ -243,7 +243,7 @@ impl Store {
                 r#"
                 SELECT t.id, t.status, t.model, t.error_code, t.error_message, t.conversation_id,
                        (SELECT again.id FROM tasks again
-                        WHERE again.account_id = t.account_id
+                        WHERE again.account_id = t.account_id AND again.subject = t.subject
                           AND again.idempotency_key = $2 || t.id::text) AS again
                 FROM tasks t WHERE t.id = ANY ($1)
                 "#,
@@ -293,7 +293,8 @@ impl Store {
                         FROM workers l
                         WHERE l.heartbeat_at > now() - $2::interval) AS takeover_in_ms,
                        (SELECT again.id FROM tasks again
-                        WHERE again.account_id = t.account_id AND again.idempotency_key = $3) AS again
+                        WHERE again.account_id = t.account_id AND again.subject = t.subject
+                          AND again.idempotency_key = $3) AS again
                 FROM tasks t
                 JOIN messages m ON m.id = t.message_id
                 JOIN conversations c ON c.id = t.conversation_id

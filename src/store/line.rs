@@ -12,6 +12,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use super::deployment::Deployment;
 use super::{ACQUIRE_LIMIT, Error, RELEASE_LIMIT, Result, TRUST_IDLE};
 
 /// A connection is replaced after so long: the server's memory for it grows, and
@@ -28,6 +29,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub(super) struct Line {
     options: Arc<PgConnectOptions>,
+    deployment: Deployment,
     idle: Arc<Mutex<Option<Idle>>>,
 }
 
@@ -53,7 +55,7 @@ impl Line {
     /// anew, since it knows how many keys it has only then; or read a table
     /// whole that is still small, and hold on to that plan. A row that somebody
     /// holds a lock on must not hold up all that come with it.
-    pub(super) fn new(options: PgConnectOptions) -> Self {
+    pub(super) fn new(options: PgConnectOptions, deployment: Deployment) -> Self {
         let options = options.options([
             ("lock_timeout", LOCK_LIMIT),
             ("plan_cache_mode", "force_generic_plan"),
@@ -61,7 +63,7 @@ impl Line {
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
         ]);
-        Self { options: Arc::new(options), idle: Arc::default() }
+        Self { options: Arc::new(options), deployment, idle: Arc::default() }
     }
 
     /// The connection, once nobody else uses it.
@@ -78,7 +80,7 @@ impl Line {
         }
         let deadline = Instant::now() + ACQUIRE_LIMIT;
         loop {
-            let error = match tokio::time::timeout_at(deadline, self.options.connect()).await {
+            let error = match tokio::time::timeout_at(deadline, self.connect()).await {
                 Ok(Ok(connection)) => {
                     return Ok(Held { line, connection, opened: Instant::now() });
                 }
@@ -91,6 +93,12 @@ impl Line {
             }
             tokio::time::sleep(AGAIN).await;
         }
+    }
+
+    async fn connect(&self) -> sqlx::Result<PgConnection> {
+        let mut connection = self.options.connect().await?;
+        self.deployment.admit(&mut connection).await?;
+        Ok(connection)
     }
 
     /// Closes the connection; the next who needs one opens another.

@@ -3,20 +3,21 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::line::Line;
-use super::tasks::TaskError;
+use super::tasks::{Parent, TaskError};
 use super::together::{Statement, each, weight_of};
 use super::{Error, Result, Store, bounded};
-use crate::domain::answer::ToolCall;
+use crate::domain::answer::{OpaqueData, ToolCall};
 use crate::domain::message::{Role, ToolResult, Turn};
 use crate::domain::{AccountId, ConversationId, MessageId, TaskId, TaskStatus};
 
-/// Messages of a conversation that a prompt goes back at most. Models refuse
-/// prompts long before; this bounds our own memory.
-const PROMPT_MESSAGES: i64 = 2_000;
+/// Messages that a prompt goes back at most. Models refuse prompts long before;
+/// this bounds our own memory.
+const PROMPT_MESSAGES: i32 = 2_000;
 
 /// A message to be stored: what a user said, or what tools answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,9 +26,9 @@ pub struct NewPrompt {
     pub id: MessageId,
     /// `user` or `tool`.
     pub role: Role,
-    /// A [`Content`](crate::domain::message::Content), or the
-    /// [`ToolResult`]s, as JSON.
-    pub content: Value,
+    /// A [`Content`](crate::domain::message::Content), or the [`ToolResult`]s:
+    /// JSON, kept as it is written.
+    pub content: String,
 }
 
 /// A message as shown to its owner.
@@ -122,13 +123,12 @@ impl Store {
     }
 
     /// What the model is told before it answers with message `before`: the
-    /// instructions, then the newest messages, oldest first. Of answers, what
-    /// was said is told, and the tool calls of those that are complete; answers
-    /// that say nothing (yet) are left out.
+    /// instructions, then the messages on the path from the root to it, the newest
+    /// 2,000 at most. Of answers, what was said is told, and the tool calls of those
+    /// that are complete; answers that say nothing (yet) are left out.
     ///
     /// Calls and results don't have to match: [`crate::domain::prompt::tidy`]
-    /// sees to that. An answer that was asked for again ([`Store::requeue`]) has
-    /// the new one right behind it, with the same parent; only the newest is told.
+    /// sees to that.
     ///
     /// # Errors
     /// When PostgreSQL is away.
@@ -140,20 +140,21 @@ impl Store {
         self.prompts.ask((conversation, before)).await
     }
 
-    /// The IDs of the tools that the conversation's last answer called: those
-    /// that can be answered now. With the key of a request that was accepted
-    /// before, those that could be answered then, so that its repeat is judged
-    /// like the first. `None` when there is no such conversation.
+    /// The IDs of the tools that the parent called: those that can be answered.
+    /// Of the newest answer, with the key of a request that was accepted before,
+    /// those that could be answered then, so that its repeat is judged like the
+    /// first. `None` when there is no such conversation.
     ///
     /// # Errors
     /// When PostgreSQL is away.
-    pub async fn last_tool_calls(
+    pub async fn open_tool_calls(
         &self,
         account: AccountId,
         conversation: ConversationId,
+        parent: Parent,
         idempotency_key: Option<&str>,
     ) -> Result<Option<HashSet<String>>> {
-        bounded("last_tool_calls", async {
+        bounded("open_tool_calls", async {
             let calls = sqlx::query_scalar!(
                 r#"
                 SELECT last.calls AS "calls: Json<Vec<ToolCall>>"
@@ -162,12 +163,13 @@ impl Store {
                     SELECT CASE t.status WHEN 'done' THEN m.tool_calls END AS calls
                     FROM messages m JOIN tasks t ON t.message_id = m.id
                     WHERE m.conversation_id = c.id
-                      AND m.position < coalesce((
+                      AND (NOT $4 OR m.id = $5)
+                      AND ($4 OR m.position < coalesce((
                           SELECT place.position
                           FROM tasks before JOIN messages place ON place.id = before.message_id
-                          WHERE before.account_id = $1 AND before.idempotency_key = $3
-                            AND before.conversation_id = c.id
-                      ), 9223372036854775807)
+                          WHERE before.account_id = $1 AND before.subject = c.subject
+                            AND before.idempotency_key = $3 AND before.conversation_id = c.id
+                      ), 9223372036854775807))
                     ORDER BY m.position DESC
                     LIMIT 1
                 ) last ON true
@@ -176,6 +178,8 @@ impl Store {
                 account.0,
                 conversation.0,
                 idempotency_key,
+                parent != Parent::Newest,
+                parent.id().map(|id| id.0),
             )
             .fetch_optional(&self.pool)
             .await?;
@@ -206,33 +210,44 @@ impl Statement for Prompt {
             let rows = sqlx::query_as!(
                 TurnRow,
                 r#"
-                SELECT asked.number AS "number!", turn.role AS "role!", turn.content, turn.said,
-                       turn.tool_calls AS "tool_calls: Json<Vec<ToolCall>>", turn.parent_id
+                SELECT asked.number AS "number!", turn.role AS "role!",
+                       turn.content AS "content: Json<Box<RawValue>>", turn.said,
+                       turn.tool_calls AS "tool_calls: Json<Vec<ToolCall>>",
+                       turn.opaque AS "opaque: Json<Vec<OpaqueData>>"
                 FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY
                      AS asked (conversation_id, message_id, number)
                 CROSS JOIN LATERAL (
-                    SELECT 'system' AS role, NULL::jsonb AS content, c.instructions AS said,
-                           NULL::jsonb AS tool_calls, -1::bigint AS position, NULL::uuid AS parent_id
+                    -- The rows go along the path: looking them up again costs half as much again.
+                    WITH RECURSIVE path AS (
+                        SELECT 0 AS depth, m.id, m.parent_id, m.role, m.content, m.answer,
+                               m.tool_calls, m.opaque
+                        FROM messages m
+                        WHERE m.id = asked.message_id AND m.conversation_id = asked.conversation_id
+                        UNION ALL
+                        SELECT path.depth + 1, m.id, m.parent_id, m.role, m.content, m.answer,
+                               m.tool_calls, m.opaque
+                        FROM path JOIN messages m ON m.id = path.parent_id
+                        WHERE path.depth < $3
+                    )
+                    SELECT $3 + 1 AS depth, 'system' AS role, NULL::json AS content,
+                           c.instructions AS said, NULL::jsonb AS tool_calls, NULL::json AS opaque
                     FROM conversations c
                     WHERE c.id = asked.conversation_id AND c.instructions <> ''
-                    UNION ALL (
-                        SELECT m.role, m.content, m.answer,
-                               CASE t.status WHEN 'done' THEN m.tool_calls END, m.position, m.parent_id
-                        FROM messages m
-                        LEFT JOIN tasks t ON t.message_id = m.id
-                        WHERE m.conversation_id = asked.conversation_id
-                          AND m.position <= (
-                              SELECT position FROM messages
-                              WHERE id = asked.message_id AND conversation_id = asked.conversation_id)
-                        ORDER BY m.position DESC
-                        LIMIT $3
-                    )
+                    UNION ALL
+                    SELECT path.depth, path.role, path.content, path.answer,
+                           CASE WHEN path.tool_calls IS NOT NULL AND EXISTS (
+                               SELECT FROM tasks t WHERE t.message_id = path.id AND t.status = 'done'
+                           ) THEN path.tool_calls END,
+                           path.opaque
+                    FROM path
+                    -- The first is the place that is to be filled.
+                    WHERE path.depth > 0
                 ) turn
-                ORDER BY asked.number, turn.position
+                ORDER BY asked.number, turn.depth DESC
                 "#,
                 &each(&questions, |(conversation, _)| conversation.0),
                 &each(&questions, |(_, message)| message.0),
-                PROMPT_MESSAGES + 1,
+                PROMPT_MESSAGES,
             )
             .fetch_all(&mut line.connection)
             .await?;
@@ -253,39 +268,37 @@ impl Statement for Prompt {
 struct TurnRow {
     number: i64,
     role: String,
-    content: Option<Value>,
+    content: Option<Json<Box<RawValue>>>,
     said: Option<String>,
     tool_calls: Option<Json<Vec<ToolCall>>>,
-    parent_id: Option<uuid::Uuid>,
+    opaque: Option<Json<Vec<OpaqueData>>>,
 }
 
 fn turns(rows: Vec<TurnRow>) -> Result<Vec<Turn>> {
     let mut turns = Vec::with_capacity(rows.len());
-    let mut rows = rows.into_iter().peekable();
-    while let Some(row) = rows.next() {
-        // The last is the place that is to be filled.
-        let Some(next) = rows.peek() else { break };
-        if row.parent_id.is_some() && next.parent_id == row.parent_id {
-            continue;
-        }
+    for row in rows {
         let calls = row.tool_calls.map(|calls| calls.0).unwrap_or_default();
         let said = row.said.unwrap_or_default();
         match (row.role.as_str(), row.content) {
             ("system", _) => turns.push(Turn::System(said)),
-            ("user", Some(content)) => turns.push(Turn::User(read(content)?)),
+            ("user", Some(content)) => turns.push(Turn::User(read(&content)?)),
             ("tool", Some(results)) => {
-                turns.extend(read::<Vec<ToolResult>>(results)?.into_iter().map(Turn::Tool));
+                turns.extend(read::<Vec<ToolResult>>(&results)?.into_iter().map(Turn::Tool));
             }
             ("assistant", _) if said.is_empty() && calls.is_empty() => {}
-            ("assistant", _) => turns.push(Turn::Assistant { text: said, tool_calls: calls }),
+            ("assistant", _) => turns.push(Turn::Assistant {
+                text: said,
+                tool_calls: calls,
+                opaque: row.opaque.map(|opaque| opaque.0).unwrap_or_default(),
+            }),
             (role, _) => return Err(Error::Corrupt(format!("a message of role {role:?}"))),
         }
     }
     Ok(turns)
 }
 
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
-    serde_json::from_value(value).map_err(|error| Error::Corrupt(error.to_string()))
+fn read<T: serde::de::DeserializeOwned>(json: &RawValue) -> Result<T> {
+    serde_json::from_str(json.get()).map_err(|error| Error::Corrupt(error.to_string()))
 }
 
 struct MessageRow {

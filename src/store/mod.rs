@@ -8,6 +8,7 @@
 
 mod checks;
 mod conversations;
+mod deployment;
 mod inspect;
 mod line;
 mod messages;
@@ -26,11 +27,12 @@ pub use conversations::{Conversation, ConversationChange};
 pub use inspect::{Letter, TaskCounts, TaskStory, WorkerView};
 pub use messages::{MessageTask, NewPrompt, StoredMessage};
 pub use tasks::{
-    Accepted, Begin, Begun, EndOutcome, Ending, Final, NewTask, Orphan, Requeued, RetryOutcome,
-    StreamEnd, StreamPlace, Task, TaskError,
+    Accepted, Begin, Begun, EndOutcome, Ending, Final, Idempotency, NewTask, Orphan, Parent,
+    Requeued, RetryOutcome, StreamEnd, StreamPlace, Task, TaskError,
 };
 pub use workers::Beat;
 
+use deployment::Deployment;
 use line::Line;
 use messages::Prompt;
 use tasks::{Accept, BeginAttempt, End, Place};
@@ -187,6 +189,7 @@ pub struct Store {
     places: Together<Place>,
     ends: Together<End>,
     lines: [Line; 2],
+    deployment: Deployment,
 }
 
 impl Store {
@@ -216,10 +219,12 @@ impl Store {
                 ("synchronous_commit", "on"),
                 ("jit", "off"),
             ]);
-        let [starts, ends] = [(); 2].map(|()| Line::new(connect.clone()));
+        let deployment = Deployment::default();
+        let [starts, ends] = [(); 2].map(|()| Line::new(connect.clone(), deployment.clone()));
+        let heartbeats = pool(connect.clone(), 1, Duration::ZERO, deployment.clone());
         Ok(Self {
-            pool: pool(connect.clone(), connections.max(4) - 3, TRUST_IDLE),
-            heartbeats: pool(connect, 1, Duration::ZERO),
+            pool: pool(connect, connections.max(4) - 3, TRUST_IDLE, deployment.clone()),
+            heartbeats,
             connections,
             accepts: Together::new(Accept(starts.clone())),
             begins: Together::new(BeginAttempt(starts.clone())),
@@ -227,6 +232,7 @@ impl Store {
             places: Together::new(Place(ends.clone())),
             ends: Together::new(End(ends.clone())),
             lines: [starts, ends],
+            deployment,
         })
     }
 
@@ -260,8 +266,12 @@ impl Store {
 
 /// At most `size` connections, opened as they are needed; one that was idle for
 /// longer than `trusted` is tried before it is used.
-fn pool(connect: PgConnectOptions, size: u32, trusted: Duration) -> PgPool {
+fn pool(connect: PgConnectOptions, size: u32, trusted: Duration, deployment: Deployment) -> PgPool {
     PgPoolOptions::new()
+        .after_connect(move |connection, _| {
+            let deployment = deployment.clone();
+            Box::pin(async move { deployment.admit(connection).await })
+        })
         .max_connections(size)
         .acquire_timeout(ACQUIRE_LIMIT)
         .test_before_acquire(false)

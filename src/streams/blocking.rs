@@ -6,12 +6,14 @@
 //! so such a connection must not be used again: bb8-redis' own manager can't
 //! tell, this one can.
 
+use std::io;
 use std::time::Duration;
 
 use bb8_redis::bb8::{ManageConnection, Pool};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
 
+use super::deployment::Deployment;
 use super::link::CONNECT_LIMIT;
 use super::{Error, Result};
 
@@ -45,6 +47,7 @@ impl BlockingConnection {
 #[derive(Debug)]
 pub(super) struct Manager {
     client: Client,
+    deployment: Deployment,
 }
 
 impl ManageConnection for Manager {
@@ -55,8 +58,17 @@ impl ManageConnection for Manager {
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(None)
             .set_connection_timeout(Some(CONNECT_LIMIT));
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(BlockingConnection { connection, busy: false })
+        let id = self.deployment.known().await;
+        let mut connection =
+            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        // Nothing else bounds how long a reply may take here.
+        let admits = self.deployment.admits(&mut connection, id);
+        match tokio::time::timeout(CONNECT_LIMIT, admits).await {
+            Ok(Ok(true)) => Ok(BlockingConnection { connection, busy: false }),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(false)) => Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        }
     }
 
     /// Not asked: the pool tests nothing on check-out, since a read says it as well.
@@ -75,14 +87,14 @@ pub(super) struct BlockingPool(Pool<Manager>);
 
 impl BlockingPool {
     /// A pool of at most `size` connections.
-    pub(super) fn new(client: Client, size: u32) -> Self {
+    pub(super) fn new(client: Client, deployment: Deployment, size: u32) -> Self {
         Self(
             Pool::builder()
                 .max_size(size)
                 .test_on_check_out(false)
                 .connection_timeout(CONNECT_LIMIT)
                 .idle_timeout(Some(Duration::from_secs(60)))
-                .build_unchecked(Manager { client }),
+                .build_unchecked(Manager { client, deployment }),
         )
     }
 

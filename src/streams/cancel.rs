@@ -36,7 +36,8 @@ impl Streams {
                 on_cancel(task);
             }
         });
-        let wires = Wires { on_message: Some(on_message), replies: None };
+        let deployment = self.inner.deployment.clone();
+        let wires = Wires { deployment, on_message: Some(on_message), replies: None };
         let (link, driver) = Link::new(self.inner.client.clone(), wires, self.inner.stop.clone());
         tokio::spawn(driver);
         let channel = self.keys().cancel();

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use redis::aio::MultiplexedConnection;
 use redis::cmd;
 
 use super::{Error, Result, Streams, answered};
@@ -63,14 +64,18 @@ impl Streams {
     /// # Errors
     /// When Redis can't be reached within `limit`.
     pub async fn reach(&self, limit: Duration) -> Result<()> {
+        self.connect_once(limit).await.map(drop)
+    }
+
+    /// A connection that is not the link's.
+    pub(super) async fn connect_once(&self, limit: Duration) -> Result<MultiplexedConnection> {
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(limit))
             .set_response_timeout(Some(limit));
         let client = &self.inner.client;
         let connect = client.get_multiplexed_async_connection_with_config(&config);
         match tokio::time::timeout(limit, connect).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(error.into()),
+            Ok(connection) => Ok(connection?),
             Err(_) => Err(Error::Disconnected),
         }
     }

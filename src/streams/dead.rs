@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::entry::{RawEntry, raw_entries};
 use super::{Error, Result, Streams, answered};
-use crate::domain::TaskId;
+use crate::domain::{JobKind, TaskId};
 
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,6 +21,8 @@ pub struct DeadLetter {
     pub entry: Option<String>,
     /// Why.
     pub why: String,
+    /// The fields of a job that named no task, as JSON; cut off at 4 KiB.
+    pub job: Option<String>,
 }
 
 impl DeadLetter {
@@ -31,6 +33,7 @@ impl DeadLetter {
             task: text("task").and_then(|task| task.parse().ok()),
             entry: text("entry").filter(|entry| !entry.is_empty()),
             why: text("why").unwrap_or_default(),
+            job: text("job"),
             letter: raw.id,
         }
     }
@@ -85,7 +88,7 @@ impl Streams {
         let mut dropped = 0;
         for batch in ids.chunks(500) {
             let mut command = cmd("XDEL");
-            command.arg(self.keys().dead()).arg(batch);
+            command.arg(self.keys().dead(JobKind::Generate)).arg(batch);
             let answer = answered(self.connection().await?.send(&command).await?)?;
             dropped +=
                 redis::from_redis_value::<u64>(answer).map_err(|_| Error::Unexpected("XDEL"))?;
@@ -96,7 +99,7 @@ impl Streams {
     async fn read_dead(&self, end: &str, start: &str, limit: usize) -> Result<Vec<DeadLetter>> {
         let mut commands = redis::Pipeline::with_capacity(2);
         commands.cmd("TIME");
-        commands.cmd("XREVRANGE").arg(self.keys().dead()).arg(end).arg(start);
+        commands.cmd("XREVRANGE").arg(self.keys().dead(JobKind::Generate)).arg(end).arg(start);
         commands.arg("COUNT").arg(limit);
         let mut answers = self.connection().await?.send_all(&commands, 2).await?.into_iter();
         let now = clock(answered(answers.next().unwrap_or(Value::Nil))?)?;

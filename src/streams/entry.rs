@@ -1,9 +1,19 @@
 //! Replies of `XREAD`, `XRANGE` and `XREADGROUP`, taken apart without copies.
+//!
+//! | field of an event's entry | holds | sent to readers |
+//! |---|---|---|
+//! | `e` | the name | as `event:` |
+//! | `d` | one line of JSON | as `data:` |
+//! | `t` | when it was appended: milliseconds of Unix time, the worker's clock | no |
+//! | `o` | a snapshot's opaque data, a JSON array; only where there is any | no |
+//!
+//! Other fields, of newer versions, are passed over.
 
 use bytes::Bytes;
+use memchr::memchr2;
 use redis::Value;
 
-use crate::domain::{EventId, EventName};
+use crate::domain::{EventId, StoredName};
 
 /// One stored event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,9 +21,56 @@ pub struct Entry {
     /// Its ID in the stream.
     pub id: EventId,
     /// Field `e`.
-    pub name: EventName,
+    pub name: StoredName,
     /// Field `d`: one line of JSON.
     pub data: Bytes,
+    /// Field `t`: milliseconds of Unix time; 0 where it isn't told.
+    pub appended_ms: u64,
+}
+
+impl Entry {
+    /// An entry that doesn't tell when it was appended.
+    pub fn new(id: EventId, name: impl Into<StoredName>, data: impl Into<Bytes>) -> Self {
+        Self { id, name: name.into(), data: data.into(), appended_ms: 0 }
+    }
+}
+
+/// The fields of an entry, as far as they are an event's; the first of each
+/// name counts.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct EventFields<'a> {
+    name: Option<&'a [u8]>,
+    data: Option<&'a [u8]>,
+    time: Option<&'a [u8]>,
+    opaque: Option<&'a [u8]>,
+}
+
+impl<'a> EventFields<'a> {
+    pub(super) fn take(&mut self, field: &[u8], value: &'a [u8]) {
+        let place = match field {
+            b"e" => &mut self.name,
+            b"d" => &mut self.data,
+            b"t" => &mut self.time,
+            b"o" => &mut self.opaque,
+            _ => return,
+        };
+        place.get_or_insert(value);
+    }
+
+    pub(super) const fn opaque(&self) -> Option<&'a [u8]> {
+        self.opaque
+    }
+
+    /// The event that the fields are, its data by `keep`. Nothing if no version
+    /// of rill could have written it: it would break its frame.
+    pub(super) fn event(self, id: EventId, keep: impl FnOnce(&'a [u8]) -> Bytes) -> Option<Entry> {
+        let (name, data) = (StoredName::read(self.name?)?, self.data?);
+        if name.known().is_none() && memchr2(b'\n', b'\r', data).is_some() {
+            return None;
+        }
+        let time = self.time.and_then(|time| std::str::from_utf8(time).ok()?.parse().ok());
+        Some(Entry { id, name, data: keep(data), appended_ms: time.unwrap_or(0) })
+    }
 }
 
 /// An entry of any stream: its ID as text, and its fields.
@@ -79,8 +136,8 @@ pub(super) fn pages(answer: Value) -> Vec<(Bytes, Page)> {
     streams(answer).into_iter().map(|(key, stream)| (key, page(stream))).collect()
 }
 
-/// Events of a task's stream. What isn't one (a newer rill's event, somebody
-/// else's entry) is left out, and shows to readers as a gap.
+/// Events of a task's stream, other versions' too. An entry that isn't one is
+/// left out, and shows to readers as a gap.
 pub(super) fn page(value: Value) -> Page {
     let Value::Array(stream) = value else {
         return Page::default();
@@ -107,17 +164,11 @@ fn parts(entry: Value) -> Option<(Bytes, Value)> {
 
 /// The event that an entry's fields are.
 fn event(id: EventId, fields: Value) -> Option<Entry> {
-    let (mut name, mut data) = (None, None);
-    for (field, value) in pairs(fields) {
-        let (Some(field), Some(value)) = (bytes(field), bytes(value)) else { continue };
-        match &*field {
-            b"e" if name.is_none() => name = Some(value),
-            b"d" if data.is_none() => data = Some(value),
-            _ => {}
-        }
-    }
-    let name = std::str::from_utf8(&name?).ok()?.parse().ok()?;
-    Some(Entry { id, name, data: data? })
+    let pairs: Vec<_> =
+        pairs(fields).filter_map(|(field, value)| Some((bytes(field)?, bytes(value)?))).collect();
+    let mut fields = EventFields::default();
+    pairs.iter().for_each(|(field, value)| fields.take(field, value));
+    fields.event(id, Bytes::copy_from_slice)
 }
 
 /// The streams of an `XREAD` reply, by key. Nil (nothing new) is none.

@@ -5,7 +5,7 @@ use redis::Value;
 use super::entry::{Entry, Page, page, raw_entries, streams};
 use super::history::History;
 use super::queue::Delivery;
-use crate::domain::{Answer, Event, EventId, EventName};
+use crate::domain::{Answer, Class, Event, EventId, EventName, StoredName};
 use crate::fuzz::Input;
 
 /// A reply of any form: some like those of `XREAD`, some not.
@@ -33,7 +33,7 @@ fn value(input: &mut Input<'_>, depth: usize) -> Value {
         12 => {
             let text = |text: String| Value::BulkString(text.into());
             let id = text(format!("{}-{}", input.byte(), input.byte()));
-            let name = NAMES[usize::from(input.byte()) % NAMES.len()].as_str().to_owned();
+            let name = name(input).as_str().to_owned();
             let data = Value::BulkString(input.bytes(length).to_vec());
             let fields = vec![text("e".into()), text(name), text("d".into()), data];
             Value::Array(vec![id, Value::Array(fields)])
@@ -44,18 +44,15 @@ fn value(input: &mut Input<'_>, depth: usize) -> Value {
     }
 }
 
-const NAMES: [EventName; 10] = [
-    EventName::Started,
-    EventName::Delta,
-    EventName::Reasoning,
-    EventName::ToolCall,
-    EventName::Retrying,
-    EventName::Snapshot,
-    EventName::Done,
-    EventName::Failed,
-    EventName::Cancelled,
-    EventName::Complete,
-];
+/// A name of ours, or of another version's.
+fn name(input: &mut Input<'_>) -> StoredName {
+    const OTHERS: [&str; 4] = ["status", "content.newer", "internal.newer", "content"];
+    let n = usize::from(input.byte()) % (EventName::ALL.len() + OTHERS.len());
+    match EventName::ALL.get(n) {
+        Some(known) => StoredName::Known(*known),
+        None => StoredName::Other(OTHERS[n - EventName::ALL.len()].into()),
+    }
+}
 
 /// Whatever Redis answers, entries and jobs are taken from it or left out.
 pub(crate) fn entries(input: &[u8]) {
@@ -93,32 +90,44 @@ pub(crate) fn history(input: &[u8]) {
         if stored.last().is_some_and(|last| id <= last.id) {
             break;
         }
-        let name = NAMES[usize::from(input.byte()) % NAMES.len()];
+        let name = name(&mut input);
         let length = usize::from(input.byte());
-        stored.push(Entry { id, name, data: input.bytes(length).to_vec().into() });
+        stored.push(Entry::new(id, name, input.bytes(length).to_vec()));
     }
     let history = History::fold(&stored);
-    let (answer, complete) = folded(&stored);
+    let (answer, complete, says_more) = folded(&stored);
     assert_eq!(history.answer, answer);
-    assert_eq!(history.completion.is_some(), complete);
+    assert_eq!((history.completion.is_some(), history.says_more), (complete, says_more));
+    assert!(stored.last().is_none_or(|last| last.id.attempt == history.attempt));
 }
 
-/// The same, in other words: every run without a gap that begins with a reset.
-fn folded(stored: &[Entry]) -> (Answer, bool) {
+/// The same, in other words: every run without a gap that begins with a reset, up
+/// to content that only a newer version understands.
+fn folded(stored: &[Entry]) -> (Answer, bool, bool) {
     let newest = stored.last().map(|entry| entry.id.attempt);
     let newest: Vec<_> = stored.iter().filter(|entry| Some(entry.id.attempt) == newest).collect();
     let (mut answer, mut complete, mut whole) = (Answer::default(), false, None::<EventId>);
+    let mut says_more = false;
     for entry in newest {
-        let event = Event::decode(entry.name, &entry.data).ok();
+        let class = entry.name.class();
         let follows = whole.is_some_and(|last| last.seq.checked_add(1) == Some(entry.id.seq));
-        whole = (follows || entry.name.is_reset()).then_some(entry.id);
-        match event {
-            Some(event) if whole.is_some() => {
+        whole = (follows || class == Class::Reset).then_some(entry.id);
+        says_more &= class != Class::Reset;
+        if whole.is_none() {
+            continue;
+        }
+        let Some(name) = entry.name.known() else {
+            says_more |= class == Class::Content;
+            continue;
+        };
+        match Event::decode(name, &entry.data) {
+            Ok(_) if says_more || Event::says_more(name, &entry.data) => says_more = true,
+            Ok(event) => {
                 answer.apply(&event);
-                complete |= entry.name == EventName::Complete;
+                complete |= name == EventName::Complete;
             }
-            _ => whole = None,
+            Err(_) => whole = None,
         }
     }
-    (answer, complete)
+    (answer, complete, says_more)
 }

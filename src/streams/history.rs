@@ -2,49 +2,103 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use redis::cmd;
 
-use super::entry::{page, raw_entries};
+use super::entry::{EventFields, RawEntry, raw_entries};
 use super::{Entry, Result, Streams, answered};
 use crate::domain::answer::Completion;
-use crate::domain::{Answer, Event, EventId, TaskId};
+use crate::domain::{Answer, Class, Event, EventId, TaskId};
+
+/// Entries that one command asks for.
+const PAGE: usize = 500;
 
 /// What earlier attempts left in a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
-    /// The text of the newest attempt, as far as it goes without a gap.
+    /// The newest attempt that wrote something; 0 if none did.
+    pub attempt: u32,
+    /// The text of the newest attempt, as far as it goes without a gap and
+    /// without content that only a newer version understands.
     pub answer: Answer,
     /// The model had finished it, and nothing of it is missing: it can be
     /// committed without calling the model again.
     pub completion: Option<Completion>,
+    /// A newer version's content is in it, which this one can't continue.
+    pub says_more: bool,
+}
+
+/// Folds a stream's entries, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Fold {
+    history: History,
+    /// The seq that comes next; nothing inside a gap.
+    expected: Option<u64>,
+}
+
+impl Fold {
+    /// `opaque`: the entry's field `o`.
+    pub(crate) fn take(&mut self, entry: &Entry, opaque: Option<&[u8]>) {
+        let Self { history, expected } = self;
+        if entry.id.attempt > history.attempt {
+            // Only the newest attempt counts.
+            *history = History { attempt: entry.id.attempt, ..History::default() };
+            *expected = None;
+        }
+        if entry.name.class() == Class::Reset {
+            *expected = Some(entry.id.seq);
+            history.says_more = false;
+        }
+        if *expected != Some(entry.id.seq) {
+            // A gap: what follows it is worth nothing until a reset.
+            *expected = None;
+            return;
+        }
+        *expected = entry.id.seq.checked_add(1);
+        let Some(name) = entry.name.known() else {
+            history.says_more |= entry.name.class() == Class::Content;
+            return;
+        };
+        let Ok(mut event) = Event::decode(name, &entry.data) else {
+            *expected = None;
+            return;
+        };
+        history.says_more |= Event::says_more(name, &entry.data);
+        if history.says_more {
+            return;
+        }
+        if let (Event::Snapshot(answer), Some(opaque)) = (&mut event, opaque) {
+            answer.opaque = serde_json::from_slice(opaque).unwrap_or_default();
+        }
+        history.answer.apply(&event);
+        if let Event::Complete { finish_reason, usage } = event {
+            history.completion = Some(Completion { finish_reason, usage });
+        }
+    }
+
+    pub(crate) fn history(self) -> History {
+        self.history
+    }
+
+    /// Takes an entry as Redis has it; its ID, an event's or not.
+    fn take_raw(&mut self, raw: &RawEntry) -> Option<EventId> {
+        let id = raw.id.parse().ok()?;
+        let mut fields = EventFields::default();
+        raw.fields.iter().for_each(|(field, value)| fields.take(field, value));
+        if let Some(entry) = fields.event(id, Bytes::copy_from_slice) {
+            self.take(&entry, fields.opaque());
+        }
+        Some(id)
+    }
 }
 
 impl History {
     /// Folds entries, oldest first.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn fold(stored: &[Entry]) -> Self {
-        let mut history = Self::default();
-        let Some(newest) = stored.last().map(|entry| entry.id.attempt) else { return history };
-        let mut expected = None;
-        for entry in stored.iter().filter(|entry| entry.id.attempt == newest) {
-            if entry.name.is_reset() {
-                expected = Some(entry.id.seq);
-            }
-            if expected != Some(entry.id.seq) {
-                // A gap: what follows it is worth nothing until a reset.
-                expected = None;
-                continue;
-            }
-            expected = entry.id.seq.checked_add(1);
-            let Ok(event) = Event::decode(entry.name, &entry.data) else {
-                expected = None;
-                continue;
-            };
-            history.answer.apply(&event);
-            if let Event::Complete { finish_reason, usage } = event {
-                history.completion = Some(Completion { finish_reason, usage });
-            }
-        }
-        history
+        let mut fold = Fold::default();
+        stored.iter().for_each(|entry| fold.take(entry, None));
+        fold.history()
     }
 }
 
@@ -55,26 +109,18 @@ impl Streams {
     /// When Redis is away.
     pub async fn history(&self, task: TaskId) -> Result<History> {
         let key = self.keys().task(task);
-        let mut stored = Vec::new();
+        let mut fold = Fold::default();
         let mut after = EventId::START;
         loop {
             let mut connected = self.connection().await?;
             let mut command = cmd("XRANGE");
-            command.arg(&key).arg(format!("({after}")).arg("+").arg("COUNT").arg(500);
-            let page = page(answered(connected.send(&command).await?)?);
-            let Some(last) = page.last else { break };
+            command.arg(&key).arg(format!("({after}")).arg("+").arg("COUNT").arg(PAGE);
+            let page = raw_entries(answered(connected.send(&command).await?)?);
+            let last = page.iter().filter_map(|raw| fold.take_raw(raw)).last();
+            let Some(last) = last else { break };
             after = last;
-            let page = page.entries;
-            // Only the newest attempt counts, and of it only what follows its
-            // last reset: the rest need not be held.
-            let newest = stored.len() + page.iter().rposition(|e| e.name.is_reset()).unwrap_or(0);
-            let reset = page.iter().any(|entry| entry.name.is_reset());
-            stored.extend(page);
-            if reset {
-                stored.drain(..newest);
-            }
         }
-        Ok(History::fold(&stored))
+        Ok(fold.history())
     }
 
     /// The stream holds the entry.
@@ -92,10 +138,12 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::StoredName;
+    use crate::domain::answer::OpaqueData;
 
     fn entry(attempt: u32, seq: u64, event: &Event) -> Entry {
         let encoded = event.encode();
-        Entry { id: EventId::new(attempt, seq), name: encoded.name, data: encoded.data.into() }
+        Entry::new(EventId::new(attempt, seq), encoded.name, encoded.data)
     }
 
     fn delta(text: &str) -> Event {
@@ -154,5 +202,62 @@ mod tests {
         let whole = Answer { text: "abc".into(), ..Answer::default() };
         let history = History::fold(&[entry(1, u64::MAX, &Event::Snapshot(whole))]);
         assert_eq!(history.answer.text, "abc");
+    }
+
+    fn newer(attempt: u32, seq: u64, name: &str, data: &str) -> Entry {
+        let name = StoredName::read(name.as_bytes()).expect("a name");
+        Entry::new(EventId::new(attempt, seq), name, data.to_owned())
+    }
+
+    #[test]
+    fn newer_versions_events_keep_their_place_and_only_their_content_stops_the_fold() {
+        let whole = |name: &str| {
+            History::fold(&[
+                entry(1, 0, &started(1)),
+                entry(1, 1, &delta("a")),
+                newer(1, 2, name, "{}"),
+                entry(1, 3, &delta("b")),
+                entry(1, 4, &complete()),
+            ])
+        };
+        for name in ["status", "internal.checkpoint"] {
+            let history = whole(name);
+            assert!(history.completion.is_some() && !history.says_more, "{name}");
+            assert_eq!(history.answer.text, "ab");
+        }
+        let history = whole("content.citation");
+        assert!(history.completion.is_none() && history.says_more);
+        assert_eq!((history.answer.text.as_str(), history.attempt), ("a", 1));
+    }
+
+    #[test]
+    fn a_snapshot_that_says_all_of_it_is_understood_again() {
+        let snapshot = |data| newer(1, 2, "snapshot", data);
+        let history = |data| {
+            History::fold(&[
+                entry(1, 0, &started(1)),
+                newer(1, 1, "content.citation", "{}"),
+                snapshot(data),
+                entry(1, 3, &complete()),
+            ])
+        };
+        assert!(history(r#"{"type":"snapshot","text":"a"}"#).completion.is_some());
+        let more = history(r#"{"type":"snapshot","text":"a","citations":[]}"#);
+        assert!(more.completion.is_none() && more.says_more);
+    }
+
+    #[test]
+    fn opaque_data_comes_back_from_events_and_from_snapshots() {
+        let opaque = |json: &str| OpaqueData { call: None, name: "x".into(), json: json.into() };
+        let answer = Answer { opaque: vec![opaque("1")], ..Answer::default() };
+        let snapshot = Event::Snapshot(answer).encode();
+        let mut fold = Fold::default();
+        fold.take(
+            &newer(1, 7, "snapshot", &snapshot.data),
+            snapshot.opaque.as_deref().map(str::as_bytes),
+        );
+        fold.take(&entry(1, 8, &Event::Opaque(opaque("2"))), None);
+        assert_eq!(fold.history().answer.opaque, [opaque("1"), opaque("2")]);
+        assert!(!snapshot.data.contains("opaque"), "readers are sent {}", snapshot.data);
     }
 }

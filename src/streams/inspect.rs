@@ -10,6 +10,7 @@ use super::dead::{age, clock};
 use super::entry::raw_entries;
 use super::keys::GROUP;
 use super::{Error, Result, Streams, answered};
+use crate::domain::JobKind;
 
 /// Pending jobs that one command asks for.
 const PAGE: usize = 1_000;
@@ -91,7 +92,8 @@ impl Streams {
     pub async fn queue_view(&self) -> Result<QueueView> {
         let group = self.group().await?;
         let after = group.as_ref().map_or("0-0", |group| group.last_delivered.as_str());
-        let (jobs, dead) = (self.keys().jobs(), self.keys().dead());
+        let (jobs, dead) =
+            (self.keys().jobs(JobKind::Generate), self.keys().dead(JobKind::Generate));
         let mut commands = Pipeline::with_capacity(5);
         commands.cmd("TIME");
         commands.cmd("XLEN").arg(&jobs);
@@ -151,7 +153,9 @@ impl Streams {
     /// The workers' group, if there is one.
     pub(super) async fn group(&self) -> Result<Option<Group>> {
         let mut connected = self.connection().await?;
-        let groups = connected.send(cmd("XINFO").arg("GROUPS").arg(self.keys().jobs())).await;
+        let groups = connected
+            .send(cmd("XINFO").arg("GROUPS").arg(self.keys().jobs(JobKind::Generate)))
+            .await;
         let groups = match groups.and_then(answered) {
             Err(error) if nothing_yet(&error) => return Ok(None),
             groups => groups?,
@@ -171,7 +175,7 @@ impl Streams {
     async fn consumers(&self) -> Result<Vec<ConsumerView>> {
         let mut connected = self.connection().await?;
         let mut command = cmd("XINFO");
-        command.arg("CONSUMERS").arg(self.keys().jobs()).arg(GROUP);
+        command.arg("CONSUMERS").arg(self.keys().jobs(JobKind::Generate)).arg(GROUP);
         let consumers = match connected.send(&command).await.and_then(answered) {
             Err(error) if nothing_yet(&error) => return Ok(Vec::new()),
             consumers => consumers?,
@@ -191,7 +195,7 @@ impl Streams {
 
     async fn pending(&self, start: &str, end: &str, count: usize) -> Result<Vec<Pending>> {
         let mut command = cmd("XPENDING");
-        command.arg(self.keys().jobs()).arg(GROUP).arg(start).arg(end).arg(count);
+        command.arg(self.keys().jobs(JobKind::Generate)).arg(GROUP).arg(start).arg(end).arg(count);
         let pending = match self.connection().await?.send(&command).await.and_then(answered) {
             Err(error) if nothing_yet(&error) => return Ok(Vec::new()),
             pending => pending?,

@@ -4,8 +4,9 @@
 //! |---|---|---|
 //! | `rill:{p}:task:<task_id>` | stream, TTL | the task's events |
 //! | `rill:wake` | channel | wake-up hints; payload: lines of a task's ID and its newest event's |
-//! | `rill:{jobs}` | stream, group `workers` | tasks to run |
-//! | `rill:{jobs}:dead` | stream, bounded | what was given up on, and why |
+//! | `rill:{jobs}:<kind>` | stream, group `workers` | jobs of a kind; of `generate`, tasks to run |
+//! | `rill:{jobs}:<kind>:dead` | stream, bounded | what was given up on, and why |
+//! | `rill:deployment` | string | the ID of the deployment that the prefix belongs to |
 //! | `rill:cancel` | channel | cancel hints; payload: the task's ID |
 //! | `rill:{bell}:<tail>:<n>` | stream, TTL | ends a blocking read early, so that a new key can join it |
 //!
@@ -14,7 +15,7 @@
 
 use uuid::Uuid;
 
-use crate::domain::TaskId;
+use crate::domain::{JobKind, TaskId};
 
 /// The consumer group of the job stream.
 pub(crate) const GROUP: &str = "workers";
@@ -38,12 +39,16 @@ impl Keys {
         format!("{}:wake", self.prefix)
     }
 
-    pub(crate) fn jobs(&self) -> String {
-        format!("{}:{{jobs}}", self.prefix)
+    pub(crate) fn jobs(&self, kind: JobKind) -> String {
+        format!("{}:{{jobs}}:{kind}", self.prefix)
     }
 
-    pub(crate) fn dead(&self) -> String {
-        format!("{}:{{jobs}}:dead", self.prefix)
+    pub(crate) fn dead(&self, kind: JobKind) -> String {
+        format!("{}:{{jobs}}:{kind}:dead", self.prefix)
+    }
+
+    pub(crate) fn deployment(&self) -> String {
+        format!("{}:deployment", self.prefix)
     }
 
     pub(crate) fn cancel(&self) -> String {

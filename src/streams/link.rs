@@ -8,6 +8,7 @@
 //! replaced too.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,8 +19,9 @@ use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection, SendErr
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, Value};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::tap::Wires;
+use super::tap::{Driver, Wires};
 use super::{Error, Result};
 use crate::domain::retry::Backoff;
 use crate::log_limit::LogLimit;
@@ -184,6 +186,24 @@ async fn ping(mut connected: Connected) {
     }
 }
 
+/// A connection to the Redis that it should be, and its driver.
+async fn connect(
+    client: &Client,
+    wires: &Wires,
+    config: AsyncConnectionConfig,
+    id: Option<Uuid>,
+) -> redis::RedisResult<(MultiplexedConnection, Driver)> {
+    let (mut connection, mut driver) = wires.connect(client, config).await?;
+    let admitted = tokio::select! {
+        admitted = wires.deployment.admits(&mut connection, id) => admitted?,
+        () = &mut driver => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
+    };
+    match admitted {
+        true => Ok((connection, driver)),
+        false => Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
+    }
+}
+
 async fn supervise(
     client: Client,
     wires: Wires,
@@ -195,6 +215,7 @@ async fn supervise(
     let backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(1) };
     let mut generation = 0;
     let mut failures = 0;
+    let Some(id) = stop.run_until_cancelled(wires.deployment.known()).await else { return };
     while !stop.is_cancelled() {
         let broken = Arc::new(Notify::new());
         let pushes = Pushes { on_message: wires.on_message.clone(), broken: broken.clone() };
@@ -203,7 +224,7 @@ async fn supervise(
             .set_connection_timeout(Some(CONNECT_LIMIT))
             .set_pipeline_buffer_size(QUEUE)
             .set_push_sender(pushes);
-        match wires.connect(&client, config).await {
+        match connect(&client, &wires, config, id).await {
             Ok((connection, driver)) => {
                 generation += 1;
                 if generation > 1

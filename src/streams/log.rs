@@ -19,6 +19,7 @@ use super::hint::Hints;
 use super::lane::{Append, Outcome};
 use super::link::Connected;
 use super::{Error, Receipt, Result, Streams, answered, is_stale_id};
+use crate::clock::unix_ms;
 use crate::domain::event::Encoded;
 use crate::domain::retry::Backoff;
 use crate::domain::{Answer, Event, EventId, TaskId};
@@ -48,6 +49,30 @@ pub struct Log {
     key: String,
     place: Place,
     receipt: Arc<Receipt>,
+}
+
+/// An event, and when it is appended: the time of the first try. It is not part
+/// of the event's content, so that anyone may append a task's end.
+#[derive(Debug, Clone, Copy)]
+struct Stamped<'a> {
+    event: &'a Encoded,
+    appended_ms: u64,
+}
+
+impl Stamped<'_> {
+    /// The bytes that vary.
+    fn bytes(&self) -> usize {
+        self.event.data.len() + self.event.opaque.as_ref().map_or(0, String::len)
+    }
+
+    /// The fields, as `entry.rs` lists them.
+    fn write(&self, command: &mut Cmd) {
+        let Encoded { name, data, opaque } = self.event;
+        command.arg("e").arg(name.as_str()).arg("d").arg(data).arg("t").arg(self.appended_ms);
+        if let Some(opaque) = opaque {
+            command.arg("o").arg(opaque);
+        }
+    }
 }
 
 /// What one try to append came to.
@@ -123,9 +148,11 @@ impl Log {
         create: bool,
     ) -> std::result::Result<EventId, Stopped> {
         let started = Instant::now();
+        // Once: an append that is repeated has the same bytes.
+        let stamped = Stamped { event, appended_ms: unix_ms() };
         let mut failures = 0;
         loop {
-            match self.try_append(event, create).await {
+            match self.try_append(stamped, create).await {
                 Try::Confirmed(generation, at) => {
                     let id = self.place.confirmed(event.name, generation);
                     metrics::event_appended(event.name, at.saturating_duration_since(started));
@@ -148,7 +175,7 @@ impl Log {
         }
     }
 
-    async fn try_append(&mut self, event: &Encoded, create: bool) -> Try {
+    async fn try_append(&mut self, event: Stamped<'_>, create: bool) -> Try {
         if create {
             return self.create(event).await;
         }
@@ -164,7 +191,7 @@ impl Log {
         }
     }
 
-    async fn create(&mut self, event: &Encoded) -> Try {
+    async fn create(&mut self, event: Stamped<'_>) -> Try {
         let mut connected = match self.streams.connection().await {
             Ok(connected) => connected,
             Err(error) => return self.unknown(&error),
@@ -179,12 +206,12 @@ impl Log {
     }
 
     /// `XADD … NOMKSTREAM`. Answered with nil where there is no stream.
-    fn add(&self, event: &Encoded) -> Append {
+    fn add(&self, event: Stamped<'_>) -> Append {
         /// Bytes and arguments beside what varies.
-        const BYTES: usize = 64;
-        const ARGUMENTS: usize = 11;
+        const BYTES: usize = 80;
+        const ARGUMENTS: usize = 15;
         let next = self.place.next();
-        let bytes = self.key.len() + event.data.len() + BYTES;
+        let bytes = self.key.len() + event.bytes() + BYTES;
         let mut command = Cmd::with_capacity(ARGUMENTS, bytes);
         command
             .arg("XADD")
@@ -193,11 +220,8 @@ impl Log {
             .arg("MAXLEN")
             .arg("~")
             .arg(self.streams.inner.maxlen)
-            .arg(&*next.text())
-            .arg("e")
-            .arg(event.name.as_str())
-            .arg("d")
-            .arg(&event.data);
+            .arg(&*next.text());
+        event.write(&mut command);
         Append { command, bytes, hint: (self.task, next) }
     }
 
@@ -234,20 +258,16 @@ async fn add_and_expire(
     connected: &mut Connected,
     streams: &Streams,
     task: TaskId,
-    events: &[(EventId, &Encoded)],
+    events: &[(EventId, Stamped<'_>)],
 ) -> Result<()> {
     let key = streams.keys().task(task);
     let mut commands = Pipeline::with_capacity(events.len() + 4);
     commands.cmd("MULTI");
     for (id, event) in events {
-        commands
-            .cmd("XADD")
-            .arg(&key)
-            .arg(id.to_string())
-            .arg("e")
-            .arg(event.name.as_str())
-            .arg("d")
-            .arg(&event.data);
+        let mut command = cmd("XADD");
+        command.arg(&key).arg(id.to_string());
+        event.write(&mut command);
+        commands.add_command(command);
     }
     commands.cmd("PEXPIRE").arg(key).arg(ttl_ms(streams));
     commands.cmd("EXEC");
@@ -305,10 +325,12 @@ impl Streams {
     pub async fn append_end(&self, task: TaskId, events: &[(EventId, Encoded)]) -> Result<()> {
         let started = Instant::now();
         let mut connected = self.connection().await?;
-        let events: Vec<_> = events.iter().map(|(id, event)| (*id, event)).collect();
+        let appended_ms = unix_ms();
+        let events: Vec<_> =
+            events.iter().map(|(id, event)| (*id, Stamped { event, appended_ms })).collect();
         match add_and_expire(&mut connected, self, task, &events).await {
             Ok(()) => {
-                if let Some((_, event)) = events.last() {
+                if let Some((_, Stamped { event, .. })) = events.last() {
                     metrics::event_appended(event.name, started.elapsed());
                 }
                 Ok(())

@@ -9,6 +9,7 @@ mod blocking;
 pub mod cancel;
 mod checks;
 pub mod dead;
+mod deployment;
 mod entry;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -33,6 +34,7 @@ use redis::{Client, IntoConnectionInfo, ProtocolVersion, ServerErrorKind, Value}
 use tokio_util::sync::CancellationToken;
 
 use blocking::BlockingPool;
+use deployment::Deployment;
 pub use entry::Entry;
 use keys::Keys;
 use lane::Lane;
@@ -110,6 +112,7 @@ pub struct Streams {
 struct Inner {
     client: Client,
     keys: Keys,
+    deployment: Deployment,
     link: Link,
     lane: Lane,
     ttl: Duration,
@@ -127,27 +130,30 @@ impl std::fmt::Debug for Streams {
 const PATIENCE: Duration = Duration::from_secs(3);
 
 impl Streams {
-    /// Starts connecting; Redis need not be there yet. Connections are closed
-    /// when `stop` is cancelled.
+    /// Starts connecting once it is known whose Redis it should be
+    /// ([`Streams::belongs_to`]); Redis need not be there yet. Connections are
+    /// closed when `stop` is cancelled.
     ///
     /// # Errors
     /// When the URL can't be read.
     pub fn start(options: &Options, stop: CancellationToken) -> Result<Self> {
-        Self::connect(&options.address, options.stream_ttl, options.stream_maxlen, stop)
+        Self::connect(&options.address, options.stream_ttl, options.stream_maxlen, false, stop)
     }
 
-    /// As [`Streams::start`], for whoever looks on and writes no task's stream.
+    /// As [`Streams::start`], for whoever looks on and writes no task's stream:
+    /// whose Redis it is doesn't matter then.
     ///
     /// # Errors
     /// When the URL can't be read.
     pub fn observe(address: &Address, stop: CancellationToken) -> Result<Self> {
-        Self::connect(address, Duration::ZERO, 0, stop)
+        Self::connect(address, Duration::ZERO, 0, true, stop)
     }
 
     fn connect(
         address: &Address,
         ttl: Duration,
         maxlen: u64,
+        observes: bool,
         stop: CancellationToken,
     ) -> Result<Self> {
         let info = address.redis_url.expose().into_connection_info()?;
@@ -155,10 +161,14 @@ impl Streams {
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let client = Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp))?;
         let keys = Keys::new(&address.redis_prefix);
-        let (link, driver) = Link::new(client.clone(), Wires::default(), stop.clone());
+        let deployment = Deployment::new(keys.deployment(), observes);
+        let wires = Wires::to(deployment.clone());
+        let (link, driver) = Link::new(client.clone(), wires, stop.clone());
         let (lane, appends) = Lane::new(link.clone(), keys.wake());
         tokio::spawn(as_one(driver, appends));
-        Ok(Self { inner: Arc::new(Inner { client, keys, link, lane, ttl, maxlen, stop }) })
+        Ok(Self {
+            inner: Arc::new(Inner { client, keys, deployment, link, lane, ttl, maxlen, stop }),
+        })
     }
 
     /// Redis answers.
@@ -180,7 +190,7 @@ impl Streams {
     }
 
     fn blocking_pool(&self, size: u32) -> BlockingPool {
-        BlockingPool::new(self.inner.client.clone(), size)
+        BlockingPool::new(self.inner.client.clone(), self.inner.deployment.clone(), size)
     }
 }
 

@@ -15,7 +15,7 @@ use super::blocking::BlockingPool;
 use super::entry::{RawEntry, raw_entries, streams};
 use super::keys::GROUP;
 use super::{Error, Result, Streams, answered};
-use crate::domain::{TaskId, WorkerId};
+use crate::domain::{JobKind, TaskId, WorkerId};
 
 /// Dead letters that are kept, about.
 const DEAD_KEPT: u64 = 10_000;
@@ -82,6 +82,7 @@ static HAND_BACK: LazyLock<Script> = LazyLock::new(|| {
 ///
 /// KEYS: the job stream, the dead letters. ARGV: group, entry, how many letters
 /// to keep, why, and the task, where it is known. Returns 1 if there is a new one.
+/// Of a job that names no task, the letter keeps the fields (4 KiB of their JSON).
 static BURY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -98,9 +99,13 @@ static BURY: LazyLock<Script> = LazyLock::new(|| {
         local added = 0
         if not ARGV[5] or not kept() then
             local letter = {'entry', ARGV[2], 'why', ARGV[4]}
+            local job = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
             if ARGV[5] then
                 table.insert(letter, 'task')
                 table.insert(letter, ARGV[5])
+            elseif job then
+                table.insert(letter, 'job')
+                table.insert(letter, string.sub(cjson.encode(job[2]), 1, 4096))
             end
             redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(letter))
             added = 1
@@ -136,6 +141,7 @@ pub struct Consumer {
     pool: BlockingPool,
     name: String,
     key: String,
+    dead: String,
 }
 
 impl Streams {
@@ -147,7 +153,11 @@ impl Streams {
         let add = async {
             let mut connected = self.inner.link.get(wait).await?;
             let mut command = cmd("XADD");
-            command.arg(self.keys().jobs()).arg("*").arg("task").arg(task.to_string());
+            command
+                .arg(self.keys().jobs(JobKind::Generate))
+                .arg("*")
+                .arg("task")
+                .arg(task.to_string());
             answered(connected.send(&command).await?)?;
             Ok(())
         };
@@ -164,7 +174,7 @@ impl Streams {
             for task in batch {
                 commands
                     .cmd("XADD")
-                    .arg(self.keys().jobs())
+                    .arg(self.keys().jobs(JobKind::Generate))
                     .arg("*")
                     .arg("task")
                     .arg(task.to_string());
@@ -183,7 +193,7 @@ impl Streams {
     /// # Errors
     /// When Redis is away.
     pub async fn backlog_age(&self) -> Result<Duration> {
-        let key = self.keys().jobs();
+        let key = self.keys().jobs(JobKind::Generate);
         let mut connected = self.connection().await?;
         let groups = connected.send(cmd("XINFO").arg("GROUPS").arg(&key)).await.and_then(answered);
         let groups: Vec<HashMap<String, Value>> = match groups {
@@ -219,13 +229,14 @@ impl Streams {
         Ok(Duration::from_millis(now.saturating_sub(added)))
     }
 
-    /// This worker's end of the queue.
-    pub fn consumer(&self, worker: WorkerId) -> Consumer {
+    /// This worker's end of the queue of a kind of jobs.
+    pub fn consumer(&self, kind: JobKind, worker: WorkerId) -> Consumer {
         Consumer {
             streams: self.clone(),
             pool: self.blocking_pool(1),
             name: worker.to_string(),
-            key: self.keys().jobs(),
+            key: self.keys().jobs(kind),
+            dead: self.keys().dead(kind),
         }
     }
 }
@@ -338,7 +349,7 @@ impl Consumer {
     pub async fn bury(&self, job: &Delivery, why: &str) -> Result<()> {
         let mut connected = self.streams.connection().await?;
         let mut invocation = BURY.key(&self.key);
-        invocation.key(self.streams.keys().dead());
+        invocation.key(&self.dead);
         invocation.arg(GROUP).arg(&job.entry).arg(DEAD_KEPT).arg(why);
         if let Some(task) = job.task {
             invocation.arg(task.to_string());

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use redis::{Client, Cmd, Value};
 use tokio_util::sync::CancellationToken;
 
+use super::deployment::Deployment;
 use super::entry::{self, Page};
 use super::link::{Link, OnMessage};
 use super::tap::{Replies, Wires};
@@ -21,11 +22,13 @@ impl Reads {
     /// As [`Link::new`].
     pub(super) fn new(
         client: Client,
+        deployment: Deployment,
         on_message: OnMessage,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let replies = Arc::<Replies>::default();
-        let wires = Wires { on_message: Some(on_message), replies: Some(replies.clone()) };
+        let replies_to = Some(replies.clone());
+        let wires = Wires { deployment, on_message: Some(on_message), replies: replies_to };
         let (link, driver) = Link::new(client, wires, stop);
         (Self { link, replies }, driver)
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use memchr::memchr;
 
 use super::Entry;
-use super::entry::Page;
+use super::entry::{EventFields, Page};
 
 /// Redis' own bound of a string (`proto-max-bulk-len`), and ours of how many
 /// values one may hold.
@@ -164,22 +164,13 @@ fn entry(values: &mut Values<'_>) -> Option<(Option<crate::domain::EventId>, Opt
     let (2, id) = (values.head(b'*')?, values.bulk()?) else { return None };
     let id = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok());
     let fields = values.head(b'*')?;
-    let (mut name, mut data) = (None, None);
+    let mut event = EventFields::default();
     for _ in 0..fields / 2 {
-        let (field, value) = (values.bulk()?, values.bulk()?);
-        match field {
-            b"e" if name.is_none() => name = Some(value),
-            b"d" if data.is_none() => data = Some(value),
-            _ => {}
-        }
+        event.take(values.bulk()?, values.bulk()?);
     }
-    let event = || {
-        let name = std::str::from_utf8(name?).ok()?.parse().ok()?;
-        // Copied, as a slice would keep all of the reply for as long as a
-        // reader is slow.
-        Some(Entry { id: id?, name, data: Bytes::copy_from_slice(data?) })
-    };
-    Some((id, event()))
+    // Copied, as a slice would keep all of the reply for as long as a reader is
+    // slow.
+    Some((id, id.and_then(|id| event.event(id, Bytes::copy_from_slice))))
 }
 
 #[cfg(test)]
@@ -234,10 +225,12 @@ mod tests {
     /// An entry as it should be, or nearly so.
     fn any_entry() -> impl Strategy<Value = Vec<u8>> {
         let id = prop_oneof![4 => "[0-9]{1,3}-[0-9]{1,3}", 1 => "[0-9-]{0,4}"];
-        let field = prop::sample::select(vec!["e", "d", "d", "x"]);
+        let field = prop::sample::select(vec!["e", "e", "d", "d", "t", "o", "x"]);
         let value = prop_oneof![
             2 => Just(b"delta".to_vec()),
             1 => Just(b"snapshot".to_vec()),
+            1 => Just(b"content.newer".to_vec()),
+            1 => Just(b"1764230400000".to_vec()),
             2 => proptest::collection::vec(any::<u8>(), 0..30),
         ];
         let fields = proptest::collection::vec((field, value), 0..5);

@@ -21,6 +21,7 @@ use redis::{AsyncConnectionConfig, Client, ConnectionAddr, RedisResult};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::deployment::Deployment;
 use super::link::{CONNECT_LIMIT, OnMessage};
 use super::resp::{self, Malformed, Scanner};
 use crate::sync::lock;
@@ -74,14 +75,21 @@ impl Replies {
 pub(super) type Driver = BoxFuture<'static, ()>;
 
 /// What is done with what a connection brings.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Wires {
+    /// Whose Redis it has to be.
+    pub(super) deployment: Deployment,
     pub(super) on_message: Option<OnMessage>,
     /// Where `XREAD`s' replies go, if they are to be taken out.
     pub(super) replies: Option<Arc<Replies>>,
 }
 
 impl Wires {
+    /// A connection that brings nothing but replies.
+    pub(super) const fn to(deployment: Deployment) -> Self {
+        Self { deployment, on_message: None, replies: None }
+    }
+
     /// A connection, and its driver.
     pub(super) async fn connect(
         &self,

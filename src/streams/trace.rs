@@ -10,7 +10,7 @@ use super::dead::{DeadLetter, age, clock};
 use super::entry::{page, raw_entries};
 use super::queue::Delivery;
 use super::{Error, Result, Streams, answered};
-use crate::domain::{Event, EventId, EventName, TaskId};
+use crate::domain::{Event, EventId, EventName, JobKind, StoredName, TaskId};
 
 /// Entries that one command asks for, of the queue and the dead letters.
 const PAGE: usize = 1_000;
@@ -63,7 +63,7 @@ pub struct StreamTrace {
     /// The newest.
     pub last: Option<String>,
     /// The newest's name.
-    pub last_event: Option<&'static str>,
+    pub last_event: Option<String>,
     /// Until it expires; nothing: it never does, which is a defect.
     pub expires_in_ms: Option<u64>,
     /// What each attempt wrote.
@@ -82,19 +82,19 @@ pub struct AttemptTrace {
     /// Why it failed, where another followed.
     pub retrying: Option<String>,
     /// The terminal event's name.
-    pub terminal: Option<&'static str>,
+    pub terminal: Option<String>,
 }
 
 impl AttemptTrace {
-    fn count(&mut self, name: EventName, data: &[u8]) {
+    fn count(&mut self, name: &StoredName, data: &[u8]) {
         let count = self.events.entry(name.as_str()).or_insert_with(|| 0.into());
         *count = (count.as_u64().unwrap_or(0) + 1).into();
-        self.complete |= name == EventName::Complete;
+        self.complete |= *name == EventName::Complete;
         if name.is_terminal() {
-            self.terminal = Some(name.as_str());
+            self.terminal = Some(name.to_string());
         }
-        if name == EventName::Retrying
-            && let Ok(Event::Retrying { code, .. }) = Event::decode(name, data)
+        if *name == EventName::Retrying
+            && let Ok(Event::Retrying { code, .. }) = Event::decode(EventName::Retrying, data)
         {
             self.retrying = Some(code);
         }
@@ -124,7 +124,7 @@ impl Streams {
     }
 
     async fn jobs_of(&self, task: TaskId) -> Result<(Vec<JobTrace>, Option<usize>)> {
-        let key = self.keys().jobs();
+        let key = self.keys().jobs(JobKind::Generate);
         let delivered = self.group().await?.map(|group| order(&group.last_delivered));
         let delivered = delivered.flatten().unwrap_or((0, 0));
         let (mut jobs, mut looked_at, mut waiting) = (Vec::new(), 0, 0);
@@ -201,13 +201,13 @@ impl Streams {
             for entry in &page.entries {
                 trace.first.get_or_insert_with(|| entry.id.to_string());
                 trace.last = Some(entry.id.to_string());
-                trace.last_event = Some(entry.name.as_str());
+                trace.last_event = Some(entry.name.to_string());
                 if trace.attempts.last().is_none_or(|last| last.attempt != entry.id.attempt) {
                     let attempt = entry.id.attempt;
                     trace.attempts.push(AttemptTrace { attempt, ..AttemptTrace::default() });
                 }
                 if let Some(attempt) = trace.attempts.last_mut() {
-                    attempt.count(entry.name, &entry.data);
+                    attempt.count(&entry.name, &entry.data);
                 }
             }
             after = last;

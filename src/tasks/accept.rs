@@ -4,14 +4,12 @@
 //! Dies after it: the relay finds a queued task that nobody added, a lease
 //! later. Either way repeating with the same `Idempotency-Key` is safe.
 
-use serde_json::Value;
-
 use super::{ENQUEUE_WAIT, Result, Tasks};
 use crate::domain::message::{Parameters, Role};
 use crate::domain::{AccountId, ConversationId, MessageId, TaskId};
 use crate::log_limit::LogLimit;
 use crate::metrics;
-use crate::store::{self, NewPrompt, NewTask};
+use crate::store::{self, Idempotency, NewPrompt, NewTask, Parent};
 
 /// A message to accept.
 #[derive(Debug, Clone)]
@@ -22,17 +20,19 @@ pub struct Submission {
     pub conversation: ConversationId,
     /// Who says it: the user, or tools.
     pub role: Role,
+    /// What it follows.
+    pub parent: Parent,
     /// [`crate::domain::message::Content`], or an array of
-    /// [`crate::domain::message::ToolResult`], as JSON.
-    pub content: Value,
+    /// [`crate::domain::message::ToolResult`]: JSON, kept as it is written.
+    pub content: String,
     /// The model's public name.
     pub model: String,
     /// Passed on to the model.
     pub parameters: Parameters,
     /// Makes repeating safe.
-    pub idempotency_key: Option<String>,
-    /// The request as it came, to tell a repeat from a reuse of its key.
-    pub request: Value,
+    pub idempotency: Option<Idempotency>,
+    /// The trace that the request belongs to (W3C Trace Context).
+    pub traceparent: Option<String>,
 }
 
 /// What became of a submission.
@@ -56,6 +56,8 @@ pub enum Accepted {
     KeyReused,
     /// There is no such conversation.
     NoConversation,
+    /// The conversation has no answer that is the named parent.
+    NoParent,
 }
 
 impl Tasks {
@@ -75,11 +77,12 @@ impl Tasks {
                 role: submission.role,
                 content: submission.content,
             },
+            parent: submission.parent,
             message,
             model: submission.model,
-            parameters: submission.parameters,
-            idempotency_key: submission.idempotency_key,
-            request: submission.request,
+            parameters: submission.parameters.to_json(),
+            idempotency: submission.idempotency,
+            traceparent: submission.traceparent,
             deadline: self.deadline,
         };
         match self.store.accept(new).await? {
@@ -89,6 +92,7 @@ impl Tasks {
             }
             store::Accepted::KeyReused => return Ok(Accepted::KeyReused),
             store::Accepted::NoConversation => return Ok(Accepted::NoConversation),
+            store::Accepted::NoParent => return Ok(Accepted::NoParent),
         }
         metrics::task_accepted();
         if let Err(error) = self.streams.enqueue(task, ENQUEUE_WAIT).await {

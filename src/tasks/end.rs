@@ -138,7 +138,7 @@ impl Tasks {
     /// # Errors
     /// When PostgreSQL is away: the outcome is unknown.
     pub async fn end_orphan(&self, orphan: Orphan, conclusion: Conclusion) -> Result<bool> {
-        let History { answer, completion } = match orphan.seen.attempt {
+        let History { answer, completion, .. } = match orphan.seen.attempt {
             0 => History::default(),
             _ => self.what_is_left(orphan.task, HISTORY).await,
         };
@@ -186,7 +186,7 @@ impl Tasks {
             Ok(Event::Failed { code, message, .. }) => given_up(&code, &message),
             _ => None,
         };
-        let terminal = Encoded { name: end.name, data: end.data };
+        let terminal = Encoded { name: end.name, data: end.data, opaque: None };
         self.streams.append_end(task, &closing(end.id, end.answer, terminal)).await?;
         Ok(why)
     }

@@ -8,9 +8,8 @@
 use std::time::{Duration, Instant};
 
 use super::{PERSIST, Result, Tasks};
-use crate::domain::event::EventName;
 use crate::domain::splice::{Splice, Step};
-use crate::domain::{AccountId, Event, EventId, TaskId};
+use crate::domain::{AccountId, Event, EventId, EventName, TaskId};
 use crate::log_limit::LogLimit;
 use crate::metrics;
 use crate::store::StreamEnd;
@@ -145,7 +144,7 @@ impl Reader {
 fn sift(splice: &mut Splice, entries: Vec<Entry>) -> (Vec<Entry>, Option<Source>) {
     let mut events = Vec::with_capacity(entries.len());
     for entry in entries {
-        match splice.offer(entry.id, entry.name) {
+        match splice.offer(entry.id, entry.name.class()) {
             Step::Skip => {}
             Step::Fill => return (events, Some(Source::Database)),
             Step::Forward => {
@@ -168,12 +167,12 @@ pub(crate) fn forwarded(splice: &mut Splice, entries: Vec<Entry>) -> Vec<Entry> 
 /// The whole answer and the end, as PostgreSQL has them. Who has everything up
 /// to the end gets the end alone: no ID is sent twice.
 fn from_database(end: &StreamEnd, sent: EventId) -> Vec<Entry> {
-    let last = Entry { id: end.id, name: end.name, data: end.data.clone().into() };
+    let last = Entry::new(end.id, end.name, end.data.clone());
     if sent == end.id.before() {
         return vec![last];
     }
-    let data = Event::Snapshot(end.answer.clone()).encode().data.into();
-    vec![Entry { id: end.id.before(), name: EventName::Snapshot, data }, last]
+    let data = Event::Snapshot(end.answer.clone()).encode().data;
+    vec![Entry::new(end.id.before(), EventName::Snapshot, data), last]
 }
 
 /// How often streams are looked through for ends that were lost.

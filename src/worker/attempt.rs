@@ -5,6 +5,8 @@
 //! Dies after it: whoever comes next commits the text without calling the model
 //! again. Everything that this writes is fenced by the attempt's number.
 
+use std::time::Duration;
+
 use super::Worker;
 use super::call::Call;
 use super::running::Control;
@@ -25,6 +27,8 @@ pub(super) enum Outcome {
     GivenUp(String),
     /// Somebody else should run it now.
     HandBack,
+    /// A newer worker should run it, so long from now.
+    LeaveToNewer(Duration),
     /// It isn't ours any more, or nobody can say: leave it pending.
     Leave,
 }
@@ -54,6 +58,7 @@ pub(super) async fn run(worker: &Worker, task: TaskId, begun: Begun, control: &C
         Prepared::Conclude(answer, conclusion) => {
             return conclude_unstarted(worker, task, &begun, answer, conclusion).await;
         }
+        Prepared::LeaveToNewer(after) => return Outcome::LeaveToNewer(after),
     };
     Streaming::new(worker, task, &begun, call).run(control).await
 }
@@ -64,12 +69,39 @@ enum Prepared {
     Call(Box<Call>),
     /// End at once, with what an earlier attempt left.
     Conclude(Answer, Conclusion),
+    /// Hand it back, for a newer worker to begin so long from now.
+    LeaveToNewer(Duration),
+}
+
+/// How often a task is left to a newer worker, in a lease.
+const YIELDS: u32 = 8;
+
+/// Until when to leave a task whose stream has a newer version's content to a
+/// newer worker; nothing once it was left for about a lease. Attempts that have
+/// written nothing say how often it was left: those between the newest that has,
+/// and this one.
+fn leaves_to_newer(attempt: u32, written: u32, lease: Duration) -> Option<Duration> {
+    let left = attempt.saturating_sub(written).saturating_sub(1);
+    (left < YIELDS).then(|| lease / YIELDS)
 }
 
 async fn prepare(worker: &Worker, task: TaskId, begun: &Begun) -> Result<Prepared, tasks::Error> {
     if begun.attempt > 1 {
         let history = patiently(|| worker.tasks.streams.history(task)).await?;
-        if let Some(conclusion) = conclude_at_once(worker, begun, &history) {
+        if let Some(conclusion) = finished_or_cancelled(begun, &history) {
+            return Ok(Prepared::Conclude(history.answer, conclusion));
+        }
+        if history.says_more {
+            let lease = worker.options.lease;
+            if let Some(after) = leaves_to_newer(begun.attempt, history.attempt, lease) {
+                tracing::info!(
+                    "a newer version's content is in the stream: left to a newer worker"
+                );
+                return Ok(Prepared::LeaveToNewer(after));
+            }
+            tracing::warn!("no newer worker took the task over: its answer begins again");
+        }
+        if let Some(conclusion) = given_up(worker, begun) {
             return Ok(Prepared::Conclude(history.answer, conclusion));
         }
     } else if begun.cancelled {
@@ -92,7 +124,7 @@ async fn prepare(worker: &Worker, task: TaskId, begun: &Begun) -> Result<Prepare
 /// Ends with what earlier attempts left, as far as Redis tells soon; if the
 /// model had finished, with that.
 async fn what_is_left(worker: &Worker, task: TaskId, otherwise: Conclusion) -> Prepared {
-    let History { answer, completion } = worker.tasks.what_is_left(task, FLUSH).await;
+    let History { answer, completion, .. } = worker.tasks.what_is_left(task, FLUSH).await;
     Prepared::Conclude(answer, completion.map_or(otherwise, Conclusion::Done))
 }
 
@@ -104,14 +136,14 @@ fn failure(code: &str, message: String) -> Conclusion {
 /// What people are told of a defect; the log has the cause.
 const DEFECT: &str = "A defect of the server; its log has the cause.";
 
-/// What an attempt comes to without calling the model.
-fn conclude_at_once(worker: &Worker, begun: &Begun, history: &History) -> Option<Conclusion> {
-    if let Some(completion) = &history.completion {
-        return Some(Conclusion::Done(completion.clone()));
-    }
-    if begun.cancelled {
-        return Some(Conclusion::Cancelled(None));
-    }
+/// What an attempt comes to whose answer is there, or not wanted any more.
+fn finished_or_cancelled(begun: &Begun, history: &History) -> Option<Conclusion> {
+    let finished = history.completion.clone().map(Conclusion::Done);
+    finished.or_else(|| begun.cancelled.then_some(Conclusion::Cancelled(None)))
+}
+
+/// What an attempt comes to whose task has failed too often.
+fn given_up(worker: &Worker, begun: &Begun) -> Option<Conclusion> {
     (begun.failures >= worker.options.max_failures).then(|| {
         let message =
             format!("{} workers were lost or failed while they ran this task.", begun.failures);
@@ -185,5 +217,19 @@ pub(super) fn too_large(cap: usize) -> ModelError {
         message: format!("The answer grew beyond {cap} bytes; what came before is kept."),
         retryable: false,
         retry_after: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_left_to_a_newer_worker_for_a_lease_and_then_begun_again() {
+        let lease = Duration::from_secs(16);
+        let waits: Vec<_> = (4..).map_while(|attempt| leaves_to_newer(attempt, 3, lease)).collect();
+        assert_eq!(waits.iter().sum::<Duration>(), lease);
+        // What a newer worker has written since counts anew.
+        assert!(leaves_to_newer(13, 12, lease).is_some());
     }
 }

@@ -141,7 +141,8 @@ async fn handle(worker: Arc<Worker>, job: Delivery) {
             return leave_to_others(&worker, &job).await;
         }
     };
-    let span = tracing::info_span!("attempt", %task, attempt = begun.attempt);
+    let traceparent = begun.traceparent.as_deref();
+    let span = tracing::info_span!("attempt", %task, attempt = begun.attempt, traceparent);
     run_attempt(&worker, task, &job, *begun, beginning).instrument(span).await;
 }
 
@@ -168,9 +169,18 @@ async fn run_attempt(
         Outcome::Over => drop(worker.consumer.acknowledge(&job.entry).await),
         Outcome::GivenUp(why) => drop(worker.consumer.bury(job, &why).await),
         Outcome::HandBack => {
-            let released = attempt::patiently(|| worker.tasks.store.release(task, number)).await;
+            let released =
+                attempt::patiently(|| worker.tasks.store.release(task, number, None)).await;
             if released.unwrap_or(false) {
                 let _ = worker.consumer.hand_back(&job.entry, task).await;
+            }
+        }
+        Outcome::LeaveToNewer(after) => {
+            let released =
+                attempt::patiently(|| worker.tasks.store.release(task, number, Some(after))).await;
+            if released.unwrap_or(false) {
+                // The relay adds it when it is due.
+                let _ = worker.consumer.acknowledge(&job.entry).await;
             }
         }
         Outcome::Leave => {}

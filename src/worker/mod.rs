@@ -26,8 +26,8 @@ use tokio_util::task::TaskTracker;
 
 use self::running::Running;
 use crate::config::Invalid;
-use crate::domain::WorkerId;
 use crate::domain::retry::Backoff;
+use crate::domain::{JobKind, WorkerId};
 use crate::model::catalog::Catalog;
 use crate::streams::queue::Consumer;
 use crate::tasks::Tasks;
@@ -124,7 +124,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let id = WorkerId(uuid::Uuid::new_v4());
-    let consumer = tasks.streams.consumer(id);
+    let consumer = tasks.streams.consumer(JobKind::Generate, id);
     let worker = Arc::new(Worker {
         id,
         consumer,

@@ -25,6 +25,7 @@ pub(super) struct Outbox {
 struct Written {
     text: usize,
     reasoning: usize,
+    opaque: usize,
     /// An answer of tool calls alone.
     tool_calls: Answer,
 }
@@ -37,6 +38,8 @@ enum Waiting {
     /// So many bytes of its reasoning.
     Reasoning(usize),
     ToolCall(ToolCallDelta),
+    /// The answer's next piece of opaque data.
+    Opaque,
 }
 
 impl Outbox {
@@ -62,6 +65,10 @@ impl Outbox {
             Delta::ToolCall(call) => {
                 self.answer.apply_tool_call(&call);
                 Waiting::ToolCall(call)
+            }
+            Delta::Opaque(data) => {
+                self.answer.opaque.push(data);
+                Waiting::Opaque
             }
             Delta::Text(_) | Delta::Reasoning(_) | Delta::Finish(_) | Delta::Usage(_) => return,
         };
@@ -102,6 +109,11 @@ impl Outbox {
                 written.tool_calls.apply_tool_call(&call);
                 Event::ToolCall(call).encode()
             }
+            Waiting::Opaque => {
+                let data = answer.opaque[written.opaque].clone();
+                written.opaque += 1;
+                Event::Opaque(data).encode()
+            }
         })
     }
 
@@ -120,6 +132,7 @@ impl Outbox {
             text: self.answer.text[..self.written.text].to_owned(),
             reasoning: self.answer.reasoning[..self.written.reasoning].to_owned(),
             tool_calls: self.written.tool_calls.tool_calls.clone(),
+            opaque: self.answer.opaque[..self.written.opaque].to_vec(),
         }
     }
 }
@@ -127,6 +140,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::answer::OpaqueData;
     use proptest::prelude::*;
 
     fn any_delta() -> impl Strategy<Value = Delta> {
@@ -138,6 +152,11 @@ mod tests {
                     Delta::ToolCall(ToolCallDelta { index, name: id.clone(), id, arguments })
                 }
             ),
+            any::<String>().prop_map(|json| Delta::Opaque(OpaqueData {
+                call: None,
+                name: "reasoning_details".into(),
+                json
+            })),
         ]
     }
 
@@ -161,6 +180,7 @@ mod tests {
                     Delta::Text(text) => said.apply(&Event::Delta { text: text.clone() }),
                     Delta::Reasoning(text) => said.apply(&Event::Reasoning { text: text.clone() }),
                     Delta::ToolCall(call) => said.apply(&Event::ToolCall(call.clone())),
+                    Delta::Opaque(data) => said.apply(&Event::Opaque(data.clone())),
                     Delta::Finish(_) | Delta::Usage(_) => {}
                 }
                 outbox.push(delta);
@@ -190,7 +210,7 @@ mod tests {
         for word in ["a", "", "b", "c"] {
             outbox.push(Delta::Text(word.into()));
         }
-        assert_eq!(outbox.take().expect("one event").data, r#"{"text":"abc"}"#);
+        assert_eq!(outbox.take().expect("one event").data, r#"{"type":"delta","text":"abc"}"#);
         assert!(outbox.take().is_none());
     }
 }

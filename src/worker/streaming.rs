@@ -299,8 +299,11 @@ impl<'a> Streaming<'a> {
         if error.retryable && failures < self.worker.options.max_failures {
             let after = wait(&self.worker.options.backoff(), failures, &error);
             let (tasks, attempt) = (&self.worker.tasks, self.begun.attempt);
-            let queued =
-                patiently(|| tasks.store.retry(self.task, attempt, failures, after, &reason)).await;
+            let usage = self.call.usage();
+            let queued = patiently(|| {
+                tasks.store.retry(self.task, attempt, failures, after, &reason, usage)
+            })
+            .await;
             return match queued.unwrap_or(RetryOutcome::Refused) {
                 RetryOutcome::Queued => {
                     tracing::info!(%error, ?after, failures, "the attempt failed; another follows");

@@ -45,7 +45,7 @@ impl Answering {
         let request = ChatRequest {
             model: "m".to_owned(),
             turns: Vec::new(),
-            parameters: rill::domain::message::Parameters::new(),
+            parameters: rill::domain::message::Parameters::default(),
         };
         let deltas = runtime.block_on(model.answer(request)).expect("an answer");
         Self { runtime, deltas, say }

@@ -51,8 +51,9 @@ pub(crate) fn reply(ids: &[EventId]) -> Bytes {
     let mut reply = format!("%1\r\n${}\r\n{KEY}\r\n*{}\r\n", KEY.len(), ids.len());
     for id in ids {
         let id = id.text();
-        reply += &format!("*2\r\n${}\r\n{}\r\n*4\r\n$1\r\ne\r\n", id.len(), &*id);
-        reply += "$5\r\ndelta\r\n$1\r\nd\r\n$17\r\n{\"text\":\" token\"}\r\n";
+        reply += &format!("*2\r\n${}\r\n{}\r\n*6\r\n$1\r\ne\r\n", id.len(), &*id);
+        reply += "$5\r\ndelta\r\n$1\r\nd\r\n$32\r\n{\"type\":\"delta\",\"text\":\" token\"}\r\n";
+        reply += "$1\r\nt\r\n$13\r\n1764230400000\r\n";
     }
     reply.into()
 }
@@ -73,7 +74,7 @@ fn every_step_has_its_token() {
     answering.say(2);
     assert_eq!(answering.next(), Delta::Text(" token".to_owned()));
     let stored = Saying::default().say(answering.next()).expect("an event");
-    assert_eq!(stored.data, r#"{"text":" token"}"#);
+    assert_eq!(stored.data, r#"{"type":"delta","text":" token"}"#);
     let fan_out = FanOut::to(2);
     let ids = [EventId::new(1, 1), EventId::new(1, 2)];
     let mails: Vec<_> = fan_out.deliver(entries(&reply(&ids))).collect();
@@ -82,6 +83,9 @@ fn every_step_has_its_token() {
         assert_eq!(mail.iter().map(|entry| entry.id).collect::<Vec<_>>(), ids);
         assert_eq!(mail[0].data, stored.data);
         let frames = Serving::after(EventId::new(1, 1)).frames(mail);
-        assert_eq!(frames, "id: 1-2\nevent: delta\ndata: {\"text\":\" token\"}\n\n");
+        assert_eq!(
+            frames,
+            "id: 1-2\nevent: delta\ndata: {\"type\":\"delta\",\"text\":\" token\"}\n\n"
+        );
     }
 }

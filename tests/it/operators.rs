@@ -46,7 +46,7 @@ async fn rill(app: &App, arguments: &[&str]) -> Answer {
 
 /// The letter that names the task, once it is there.
 async fn letter_of(app: &App, task: &str) -> String {
-    let dead = format!("{}:{{jobs}}:dead", app.name);
+    let dead = format!("{}:{{jobs}}:generate:dead", app.name);
     let found = std::cell::RefCell::new(String::new());
     eventually("the dead letter is there", || async {
         let mut redis = app.redis().await;
@@ -91,7 +91,7 @@ async fn a_dead_letter_can_be_asked_again_once() {
     assert!(!again.ok && again.err.contains("asked again or dropped before"));
     // A letter that was not removed, as a crash leaves it, finds the same task.
     let mut redis = app.redis().await;
-    let dead = format!("{}:{{jobs}}:dead", app.name);
+    let dead = format!("{}:{{jobs}}:generate:dead", app.name);
     let fields = [("entry", ""), ("why", "again"), ("task", &posted.task)];
     let left: String = redis.xadd(&dead, "*", &fields).await.expect("XADD");
     let repeated = rill(&app, &["dead", "requeue", &left, "--json"]).await;
@@ -140,7 +140,7 @@ async fn a_dead_letter_is_not_asked_again_where_the_answer_would_come_too_late()
     let path = format!("/v1/conversations/{}", deleted.conversation);
     assert!(app.request(reqwest::Method::DELETE, &path, None).await.0 < 300);
     let mut redis = app.redis().await;
-    let jobs = format!("{}:{{jobs}}", app.name);
+    let jobs = format!("{}:{{jobs}}:generate", app.name);
     let _: String = redis.xadd(&jobs, "*", &[("nonsense", "x")]).await.expect("XADD");
     eventually("the malformed job is a dead letter", || async {
         let mut redis = app.redis().await;

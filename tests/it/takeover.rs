@@ -157,7 +157,7 @@ async fn a_terminal_event_that_was_never_appended_is_appended_by_whoever_finds_t
     .await;
     let reader = app.read(&posted).await;
     assert_eq!(reader.answer.text, "whole");
-    let jobs: usize = redis.xlen(format!("{}:{{jobs}}", app.name)).await.expect("XLEN");
+    let jobs: usize = redis.xlen(format!("{}:{{jobs}}:generate", app.name)).await.expect("XLEN");
     assert_eq!(jobs, 0);
 }
 
@@ -188,7 +188,7 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
     assert_eq!(reader.end.as_ref().expect("ended").event, "failed");
     assert_eq!(reader.answer, app.stored(&posted).await);
     let mut redis = app.redis().await;
-    let dead = format!("{}:{{jobs}}:dead", app.name);
+    let dead = format!("{}:{{jobs}}:generate:dead", app.name);
     eventually("the dead letter is there", || {
         let (dead, mut redis) = (dead.clone(), redis.clone());
         async move { redis.xlen::<_, usize>(dead).await.expect("XLEN") == 1 }

@@ -9,7 +9,8 @@ use rill::domain::{
     WorkerId,
 };
 use rill::store::{
-    Accepted, Begin, EndOutcome, Ending, Final, NewPrompt, NewTask, Store, TaskError,
+    Accepted, Begin, EndOutcome, Ending, Final, Idempotency, NewPrompt, NewTask, Parent, Store,
+    TaskError,
 };
 use serde_json::json;
 
@@ -23,12 +24,21 @@ fn message(conversation: ConversationId, text: &str, key: Option<&str>) -> NewTa
         account: AccountId::BUILT_IN,
         conversation,
         task: TaskId::generate(),
-        prompt: NewPrompt { id: MessageId::generate(), role: Role::User, content: json!(text) },
+        prompt: NewPrompt {
+            id: MessageId::generate(),
+            role: Role::User,
+            content: json!(text).to_string(),
+        },
+        parent: Parent::Newest,
         message: MessageId::generate(),
         model: "simulator".to_owned(),
-        parameters: Default::default(),
-        idempotency_key: key.map(str::to_owned),
-        request: json!({ "content": text }),
+        parameters: "{}".to_owned(),
+        idempotency: key.map(|key| {
+            let mut hash = [0; 32];
+            hash[..text.len()].copy_from_slice(text.as_bytes());
+            Idempotency { key: key.to_owned(), hash }
+        }),
+        traceparent: None,
         deadline: Duration::from_secs(60),
     }
 }
@@ -116,7 +126,7 @@ async fn a_message_that_cannot_be_stored_spoils_none_that_comes_with_it() {
     // PostgreSQL's texts have no NUL.
     let all = [
         message(said[0], "fine", None),
-        message(said[1], "a \0", None),
+        NewTask { model: "a \0".to_owned(), ..message(said[1], "odd", None) },
         message(said[2], "fine", None),
     ];
     let accepted = join_all(all.into_iter().map(|new| store.accept(new))).await;

@@ -131,7 +131,7 @@ impl<D: Design> Shared<D> {
     async fn stream(&self, job: &Job, answer: &mut Answer) -> Result<String> {
         let turns = self.records.turns(job).await?;
         let model = "simulator".to_owned();
-        let request = ChatRequest { model, turns, parameters: Parameters::new() };
+        let request = ChatRequest { model, turns, parameters: Parameters::default() };
         let mut deltas = self.model.answer(request).await?;
         let mut finish_reason = None;
         while let Some(delta) = timeout(SILENCE, deltas.next()).await.context("silence")? {

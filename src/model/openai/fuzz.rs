@@ -45,7 +45,7 @@ async fn ask(model: &OpenAi, status: u16, body: Bytes, piece: u8) -> Outcome {
         }
     };
     let request =
-        ChatRequest { model: "m".into(), turns: Vec::new(), parameters: Parameters::new() };
+        ChatRequest { model: "m".into(), turns: Vec::new(), parameters: Parameters::default() };
     let mut outcome = Outcome::default();
     match model.ask(request, send).await {
         Err(error) => outcome.error = Some(error),
@@ -86,7 +86,7 @@ fn size(delta: &Delta) -> usize {
             let texts = [call.id.as_ref(), call.name.as_ref(), Some(&call.arguments)];
             texts.into_iter().flatten().map(String::len).sum()
         }
-        Delta::Usage(_) => 0,
+        Delta::Opaque(_) | Delta::Usage(_) => 0,
     }
 }
 

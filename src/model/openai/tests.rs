@@ -21,7 +21,7 @@ fn model(base_url: &str, key: Option<&str>) -> OpenAi {
 }
 
 fn request(turns: Vec<Turn>) -> ChatRequest {
-    ChatRequest { model: "simulator".into(), turns, parameters: Parameters::new() }
+    ChatRequest { model: "simulator".into(), turns, parameters: Parameters::default() }
 }
 
 fn user(prompt: &str) -> ChatRequest {
@@ -49,6 +49,7 @@ async fn ask(model: &OpenAi, request: ChatRequest) -> Outcome {
                 Ok(Delta::Text(text)) => outcome.answer.apply(&Event::Delta { text }),
                 Ok(Delta::Reasoning(text)) => outcome.answer.apply(&Event::Reasoning { text }),
                 Ok(Delta::ToolCall(piece)) => outcome.answer.apply(&Event::ToolCall(piece)),
+                Ok(Delta::Opaque(data)) => outcome.answer.apply(&Event::Opaque(data)),
                 Ok(Delta::Finish(reason)) => outcome.finish = Some(reason),
                 Ok(Delta::Usage(usage)) => outcome.usage = Some(usage),
                 Err(error) => {
@@ -149,7 +150,11 @@ async fn reasoning_and_tool_calls_arrive() {
         &model,
         request(vec![
             Turn::User(Content::Text(prompt.into())),
-            Turn::Assistant { text: String::new(), tool_calls: outcome.answer.tool_calls },
+            Turn::Assistant {
+                text: String::new(),
+                tool_calls: outcome.answer.tool_calls,
+                opaque: Vec::new(),
+            },
             Turn::Tool(result),
         ]),
     )

@@ -6,29 +6,29 @@
 use std::collections::VecDeque;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::error;
+use crate::domain::RawObject;
+use crate::domain::answer::OpaqueData;
 use crate::domain::event::{ToolCallDelta, Usage};
 use crate::domain::message::Turn;
 use crate::model::{ChatRequest, Delta, ModelError, without_nul};
 
 /// The body of a streaming call. Parameters go in as they are, but can't
 /// change what is asked of which model, nor how the answer comes.
-pub(super) fn request(request: ChatRequest) -> Map<String, Value> {
+pub(super) fn request(request: ChatRequest) -> RawObject {
     let ChatRequest { model, turns, parameters } = request;
     let mut body = parameters;
-    body.insert("model".into(), model.into());
-    body.insert("messages".into(), turns.into_iter().map(message).collect());
-    body.insert("stream".into(), true.into());
-    match body.get_mut("stream_options") {
-        Some(Value::Object(options)) => {
-            options.insert("include_usage".into(), true.into());
-        }
-        _ => {
-            body.insert("stream_options".into(), json!({ "include_usage": true }));
-        }
-    }
+    let options = body.get("stream_options").map(RawValue::get);
+    let mut options: RawObject =
+        options.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+    options.set("include_usage", &true);
+    body.set("model", &model);
+    body.set("messages", &turns.into_iter().map(message).collect::<Vec<_>>());
+    body.set("stream", &true);
+    body.set("stream_options", &options);
     body
 }
 
@@ -39,10 +39,10 @@ fn message(turn: Turn) -> Value {
         Turn::Tool(result) => {
             json!({ "role": "tool", "tool_call_id": result.tool_call_id, "content": result.content })
         }
-        Turn::Assistant { text, tool_calls } if tool_calls.is_empty() => {
+        Turn::Assistant { text, tool_calls, .. } if tool_calls.is_empty() => {
             json!({ "role": "assistant", "content": text })
         }
-        Turn::Assistant { text, tool_calls } => {
+        Turn::Assistant { text, tool_calls, .. } => {
             let content = if text.is_empty() { Value::Null } else { text.into() };
             let calls: Vec<Value> = tool_calls
                 .into_iter()
@@ -81,6 +81,8 @@ struct ChoiceDelta {
     reasoning_content: Option<String>,
     /// OpenRouter's name for it, and newer vLLM's.
     reasoning: Option<String>,
+    /// OpenRouter's blocks of reasoning, signed or encrypted.
+    reasoning_details: Option<Box<RawValue>>,
     tool_calls: Option<Vec<ToolCall>>,
 }
 
@@ -89,6 +91,8 @@ struct ToolCall {
     index: Option<u32>,
     id: Option<String>,
     function: Option<Function>,
+    /// Gemini's signature of the thought behind the call.
+    extra_content: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -151,6 +155,7 @@ impl Translator {
         if let Some(text) = said(delta.reasoning_content).or_else(|| said(delta.reasoning)) {
             deltas.push_back(Delta::Reasoning(text));
         }
+        deltas.extend(opaque(None, "reasoning_details", delta.reasoning_details));
         if let Some(text) = said(delta.content) {
             deltas.push_back(Delta::Text(text));
         }
@@ -161,14 +166,23 @@ impl Translator {
         for (place, call) in (0..).zip(delta.tool_calls.into_iter().flatten()) {
             let (name, arguments) =
                 call.function.map_or((None, None), |function| (function.name, function.arguments));
+            let index = call.index.unwrap_or(place);
             deltas.push_back(Delta::ToolCall(ToolCallDelta {
-                index: call.index.unwrap_or(place),
+                index,
                 id: said(call.id),
                 name: said(name),
                 arguments: said(arguments).unwrap_or_default(),
             }));
+            deltas.extend(opaque(Some(index), "extra_content", call.extra_content));
         }
     }
+}
+
+/// What a server wants back, if it sent something.
+fn opaque(call: Option<u32>, name: &str, value: Option<Box<RawValue>>) -> Option<Delta> {
+    let value = value.filter(|value| !matches!(value.get(), "null" | "[]" | "{}"))?;
+    let data = OpaqueData { call, name: name.to_owned(), json: Box::<str>::from(value).into() };
+    Some(Delta::Opaque(data))
 }
 
 /// Text that is there and not empty, fit for the database.
@@ -280,9 +294,9 @@ mod tests {
         let turns = vec![
             Turn::System("be brief".into()),
             Turn::User(Content::Parts(parts)),
-            Turn::Assistant { text: String::new(), tool_calls: vec![call] },
+            Turn::Assistant { text: String::new(), tool_calls: vec![call], opaque: vec![] },
             Turn::Tool(ToolResult { tool_call_id: "c".into(), content: "42".into() }),
-            Turn::Assistant { text: "42".into(), tool_calls: vec![] },
+            Turn::Assistant { text: "42".into(), tool_calls: vec![], opaque: vec![] },
             Turn::User(Content::Text("sure?".into())),
         ];
         let parameters = json!({
@@ -292,7 +306,7 @@ mod tests {
             "messages": [],
             "stream_options": { "include_usage": false, "include_obfuscation": false },
         });
-        let Value::Object(parameters) = parameters else { panic!("an object") };
+        let parameters = serde_json::from_value(parameters).expect("an object");
         let body = request(ChatRequest { model: "m".into(), turns, parameters });
         let expected = json!({
             "model": "m",
@@ -313,6 +327,42 @@ mod tests {
                 { "role": "user", "content": "sure?" },
             ],
         });
-        assert_eq!(Value::Object(body), expected);
+        assert_eq!(serde_json::to_value(&body).expect("JSON"), expected);
+    }
+
+    #[test]
+    fn parameters_are_passed_on_as_they_were_written() {
+        let schema = r#"{"properties": {"zeta":{}, "alpha":{"minimum":1.0,"maximum":12345678901234567890123}}}"#;
+        let text = format!(r#"{{"seed":1,"response_format":{schema},"top_p":0.10}}"#);
+        let parameters = serde_json::from_str(&text).expect("an object");
+        let body = request(ChatRequest { model: "m".into(), turns: vec![], parameters });
+        let body = serde_json::to_string(&body).expect("JSON");
+        assert!(body.starts_with(text.trim_end_matches('}')), "{body}");
+    }
+
+    #[test]
+    fn what_a_server_wants_back_is_kept_byte_for_byte() {
+        let chunks = [
+            r#"{"choices":[{"delta":{"reasoning_details":[{"type":"x",  "data":1.50}]}}]}"#,
+            r#"{"choices":[{"delta":{"reasoning_details":[],"tool_calls":[{"index":2,"id":"c",
+                "extra_content":{"google":{"thought_signature":"s"}}}]}}]}"#,
+        ];
+        let mut deltas = VecDeque::new();
+        for chunk in chunks {
+            let chunk = serde_json::from_str(chunk).expect("a chunk");
+            Translator::default().translate(chunk, &mut deltas).expect("no error");
+        }
+        let opaque: Vec<_> =
+            deltas.into_iter().filter(|delta| matches!(delta, Delta::Opaque(_))).collect();
+        let data = |call, name: &str, json: &str| {
+            Delta::Opaque(OpaqueData { call, name: name.into(), json: json.into() })
+        };
+        assert_eq!(
+            opaque,
+            [
+                data(None, "reasoning_details", r#"[{"type":"x",  "data":1.50}]"#),
+                data(Some(2), "extra_content", r#"{"google":{"thought_signature":"s"}}"#),
+            ]
+        );
     }
 }

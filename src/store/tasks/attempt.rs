@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{TaskError, attempt, corrupt};
 use crate::domain::message::Parameters;
-use crate::domain::{ClaimId, ConversationId, MessageId, TaskId, WorkerId};
+use crate::domain::{ClaimId, ConversationId, MessageId, TaskId, Usage, WorkerId};
 use crate::store::line::Line;
 use crate::store::together::{BRIEFLY, Statement, each};
 use crate::store::{Result, Store, bounded, interval};
@@ -41,6 +41,8 @@ pub struct Begun {
     pub model: String,
     /// Passed on to the model.
     pub parameters: Parameters,
+    /// The trace that the request belongs to (W3C Trace Context).
+    pub traceparent: Option<String>,
     /// What is left until the deadline.
     pub remaining: Duration,
     /// The caller wants it stopped.
@@ -111,14 +113,25 @@ impl Store {
         failures: u32,
         after: Duration,
         error: &TaskError,
+        usage: Option<Usage>,
     ) -> Result<RetryOutcome> {
         bounded("retry", async {
             let queued = sqlx::query!(
                 r#"
-                UPDATE tasks
-                SET status = 'queued', failures = $6, run_after = now() + $3::interval,
-                    enqueued_at = NULL, error_code = $4, error_message = $5
-                WHERE id = $1 AND attempt = $2 AND status = 'running' AND cancel_requested_at IS NULL
+                WITH queued AS (
+                    UPDATE tasks
+                    SET status = 'queued', failures = $6, run_after = now() + $3::interval,
+                        enqueued_at = NULL, error_code = $4, error_message = $5
+                    WHERE id = $1 AND attempt = $2 AND status = 'running' AND cancel_requested_at IS NULL
+                    RETURNING id
+                ), counted AS (
+                    UPDATE attempts a
+                    SET ended_at = now(), outcome = 'retried', error_code = $4, usage = $7,
+                        usage_source = CASE WHEN $7::jsonb IS NOT NULL THEN 'reported' END
+                    FROM queued
+                    WHERE a.task_id = queued.id AND a.number = $2 AND a.ended_at IS NULL
+                )
+                SELECT id FROM queued
                 "#,
                 task.0,
                 i64::from(number),
@@ -126,10 +139,11 @@ impl Store {
                 error.code,
                 error.message,
                 i32::try_from(failures).unwrap_or(i32::MAX),
+                usage.map(Json) as _,
             )
-            .execute(&self.pool)
+            .fetch_optional(&self.pool)
             .await?;
-            if queued.rows_affected() > 0 {
+            if queued.is_some() {
                 return Ok(RetryOutcome::Queued);
             }
             // A statement of its own: it sees what a try of ours that ran at the
@@ -150,19 +164,33 @@ impl Store {
         .await
     }
 
-    /// Hands a running attempt back uncharged, for another worker to begin.
-    /// True when the task is queued again.
+    /// Hands a running attempt back uncharged, for another worker to begin: at
+    /// once, with a job that its owner adds; or `after` a while, when the relay
+    /// does, for a newer worker to begin it. True when the task is queued again.
     ///
     /// # Errors
     /// When the outcome is unknown; repeating is safe.
-    pub async fn release(&self, task: TaskId, number: u32) -> Result<bool> {
+    pub async fn release(
+        &self,
+        task: TaskId,
+        number: u32,
+        after: Option<Duration>,
+    ) -> Result<bool> {
         bounded("release", async {
             Ok(sqlx::query_scalar!(
                 r#"
                 WITH queued AS (
-                    UPDATE tasks SET status = 'queued', run_after = NULL, enqueued_at = now()
+                    UPDATE tasks
+                    SET status = 'queued', run_after = now() + $3::interval,
+                        enqueued_at = CASE WHEN $3::interval IS NULL THEN now() END
                     WHERE id = $1 AND attempt = $2 AND status = 'running'
                     RETURNING id
+                ), counted AS (
+                    UPDATE attempts a
+                    SET ended_at = now(),
+                        outcome = CASE WHEN $3::interval IS NULL THEN 'released' ELSE 'yielded' END
+                    FROM queued
+                    WHERE a.task_id = queued.id AND a.number = $2 AND a.ended_at IS NULL
                 )
                 SELECT EXISTS (SELECT FROM queued) OR EXISTS (
                     SELECT FROM tasks WHERE id = $1 AND attempt = $2 AND status = 'queued'
@@ -170,6 +198,7 @@ impl Store {
                 "#,
                 task.0,
                 i64::from(number),
+                after.map(interval),
             )
             .fetch_one(&self.pool)
             .await?)
@@ -186,9 +215,15 @@ impl Store {
         bounded("requeue_stray", async {
             sqlx::query!(
                 r#"
-                UPDATE tasks
-                SET status = 'queued', failures = failures + 1, run_after = NULL, enqueued_at = NULL
-                WHERE id = $1 AND attempt = $2 AND worker_id = $3 AND status = 'running'
+                WITH queued AS (
+                    UPDATE tasks
+                    SET status = 'queued', failures = failures + 1, run_after = NULL, enqueued_at = NULL
+                    WHERE id = $1 AND attempt = $2 AND worker_id = $3 AND status = 'running'
+                    RETURNING id
+                )
+                UPDATE attempts a SET ended_at = now(), outcome = 'lost'
+                FROM queued
+                WHERE a.task_id = queued.id AND a.number = $2 AND a.ended_at IS NULL
                 "#,
                 task.0,
                 i64::from(number),
@@ -234,7 +269,7 @@ impl Statement for BeginAttempt {
             let rows = sqlx::query!(
                 r#"
                 WITH seen AS (
-                    SELECT t.id, asked.claim_id, asked.worker_id,
+                    SELECT t.id, t.attempt, asked.claim_id, asked.worker_id,
                            t.status = 'queued' AND coalesce(t.run_after <= now(), true) AS due,
                            t.status = 'running' AND t.claim_id = asked.claim_id AS repeated,
                            t.status = 'running' AND t.claim_id <> asked.claim_id AND NOT EXISTS (
@@ -246,7 +281,7 @@ impl Statement for BeginAttempt {
                     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::interval[])
                          AS asked (task_id, claim_id, worker_id, lease)
                     CROSS JOIN LATERAL (
-                        SELECT id, status, run_after, claim_id, worker_id FROM tasks
+                        SELECT id, status, attempt, run_after, claim_id, worker_id FROM tasks
                         WHERE id = asked.task_id
                         FOR UPDATE
                     ) t
@@ -262,12 +297,23 @@ impl Statement for BeginAttempt {
                     WHERE t.id = seen.id
                       AND (seen.repeated OR seen.fresh AND (seen.due OR seen.orphaned AND seen.steady))
                     RETURNING t.*
+                ), lost AS (
+                    UPDATE attempts a SET ended_at = now(), outcome = 'lost'
+                    FROM seen JOIN begun ON begun.id = seen.id
+                    WHERE seen.orphaned AND a.task_id = seen.id AND a.number = seen.attempt
+                      AND a.ended_at IS NULL
+                ), counted AS (
+                    INSERT INTO attempts (task_id, number, account_id, subject, conversation_id, model,
+                                          worker_id)
+                    SELECT id, attempt, account_id, subject, conversation_id, model, worker_id
+                    FROM begun
+                    ON CONFLICT DO NOTHING
                 )
                 SELECT seen.id, seen.orphaned OR seen.due AS "later!",
                        begun.attempt AS "attempt?", begun.failures AS "failures?",
                        begun.conversation_id AS "conversation_id?", begun.message_id AS "message_id?",
                        begun.model AS "model?",
-                       begun.parameters AS "parameters?: Json<Parameters>",
+                       begun.parameters AS "parameters?: Json<Parameters>", begun.traceparent,
                        extract(epoch FROM begun.deadline_at - now())::float8 AS "remaining?",
                        begun.cancel_requested_at IS NOT NULL AS "cancelled!"
                 FROM seen LEFT JOIN begun ON begun.id = seen.id
@@ -309,6 +355,7 @@ impl Statement for BeginAttempt {
                             message: MessageId(message),
                             model,
                             parameters: parameters.0,
+                            traceparent: row.traceparent,
                             remaining: Duration::try_from_secs_f64(row.remaining.unwrap_or(0.0))
                                 .unwrap_or(Duration::ZERO),
                             cancelled: row.cancelled,

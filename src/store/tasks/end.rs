@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::TaskError;
 use crate::domain::answer::ToolCall;
+use crate::domain::event::json;
 use crate::domain::{Answer, EventId, TaskId, TaskStatus, Usage};
 use crate::store::line::Line;
 use crate::store::together::{BRIEFLY, Statement, each, weight_of};
@@ -84,6 +85,12 @@ impl Change {
         let calls = &self.last.answer.tool_calls;
         (!calls.is_empty()).then_some(Json(calls))
     }
+
+    /// JSON, as it is stored and compared.
+    fn opaque(&self) -> Option<String> {
+        let opaque = &self.last.answer.opaque;
+        (!opaque.is_empty()).then(|| json(opaque))
+    }
 }
 
 /// Commits ends.
@@ -97,9 +104,7 @@ impl Statement for End {
     const PACE: Duration = BRIEFLY;
 
     fn weight(change: &Change) -> usize {
-        let Answer { text, reasoning, tool_calls } = &change.last.answer;
-        let calls: usize = tool_calls.iter().map(|call| call.arguments.len()).sum();
-        weight_of(text.len() + reasoning.len() + calls)
+        weight_of(change.last.answer.len())
     }
 
     fn changes(change: &Change) -> Option<Uuid> {
@@ -122,18 +127,30 @@ impl Statement for End {
                         failures = coalesce(l.failures, t.failures)
                     FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[],
                                 $7::text[], $8::jsonb[], $9::text[], $10::text[], $11::int[], $12::text[],
-                                $13::text[], $14::jsonb[], $15::text[])
+                                $13::text[], $14::jsonb[], $15::text[], $16::text[])
                          AS l (task_id, seen_attempt, seen_status, status, attempt, id, data, usage,
                                error_code, error_message, failures, answer, reasoning, tool_calls,
-                               finish_reason)
+                               finish_reason, opaque)
                     WHERE t.id = l.task_id AND t.attempt = l.seen_attempt AND t.status = l.seen_status
-                    RETURNING t.id, t.message_id, t.created_at,
-                              l.answer, l.reasoning, l.tool_calls, l.finish_reason
+                    RETURNING t.id, t.message_id, t.created_at, t.attempt, t.status, t.error_code, t.usage,
+                              l.seen_attempt, l.answer, l.reasoning, l.tool_calls, l.finish_reason,
+                              l.opaque
                 ), said AS (
                     UPDATE messages m
                     SET answer = ended.answer, reasoning = ended.reasoning,
-                        tool_calls = ended.tool_calls, finish_reason = ended.finish_reason
+                        tool_calls = ended.tool_calls, finish_reason = ended.finish_reason,
+                        opaque = ended.opaque::json
                     FROM ended WHERE m.id = ended.message_id
+                ), counted AS (
+                    UPDATE attempts a
+                    SET ended_at = now(), error_code = ended.error_code, usage = ended.usage,
+                        usage_source = CASE WHEN ended.usage IS NOT NULL THEN 'reported' END,
+                        -- Who ends a task without owning its attempt takes the next number.
+                        outcome = CASE WHEN ended.attempt > ended.seen_attempt THEN 'lost'
+                                  ELSE ended.status END
+                    FROM ended
+                    WHERE a.task_id = ended.id AND a.number = ended.seen_attempt
+                      AND a.ended_at IS NULL
                 )
                 SELECT id, extract(epoch FROM now() - created_at)::float8 AS "took!" FROM ended
                 "#,
@@ -152,6 +169,7 @@ impl Statement for End {
                 &each(&ends, |end| end.reasoning()) as _,
                 &each(&ends, |end| end.tool_calls()) as _,
                 &each(&ends, |end| end.last.finish_reason.as_deref()) as _,
+                &each(&ends, |end| end.opaque()) as _,
             )
             .fetch_all(&mut line.connection)
             .await?;
@@ -183,6 +201,7 @@ async fn ended_before(connection: &mut PgConnection, end: &Change) -> Result<boo
                WHERE t.id = $1 AND t.final_id = $2 AND t.final_data = $3
                  AND m.answer = $4 AND m.reasoning IS NOT DISTINCT FROM $5
                  AND m.tool_calls IS NOT DISTINCT FROM $6
+                 AND m.opaque::text IS NOT DISTINCT FROM $7
            ) AS "ours!""#,
         end.task.0,
         end.last.id.to_string(),
@@ -190,6 +209,7 @@ async fn ended_before(connection: &mut PgConnection, end: &Change) -> Result<boo
         end.last.answer.text,
         end.reasoning(),
         end.tool_calls() as _,
+        end.opaque(),
     )
     .fetch_one(connection)
     .await?)

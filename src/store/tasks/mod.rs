@@ -11,7 +11,7 @@ mod requeue;
 mod view;
 
 pub(in crate::store) use accept::Accept;
-pub use accept::{Accepted, NewTask};
+pub use accept::{Accepted, Idempotency, NewTask, Parent};
 pub(in crate::store) use attempt::BeginAttempt;
 pub use attempt::{Begin, Begun, RetryOutcome};
 pub(in crate::store) use end::End;

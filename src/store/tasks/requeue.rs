@@ -1,8 +1,8 @@
 //! Requeue: a failed task's question is asked again, by a task of its own.
 //!
 //! A task has one end, so the failed one stays as it is. The new one fills a new
-//! message right behind the failed answer, with the same parent: the question
-//! has two answers, of which prompts tell the newer ([`Store::turns`]).
+//! message with the same parent: the question has two answers, and what follows
+//! the newer one has that on its path ([`Store::turns`]).
 
 use crate::domain::{MessageId, TaskId, TaskStatus};
 use crate::store::tasks::corrupt;
@@ -52,12 +52,13 @@ impl Store {
                     WHERE c.deleted_at IS NULL AND c.last_message_id = f.message_id
                     FOR UPDATE OF c
                 ), task AS (
-                    INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters,
-                                       idempotency_key, request, enqueued_at, deadline_at)
-                    SELECT $2, f.account_id, c.id, $3, f.model, f.parameters,
-                           $4, f.request, now(), now() + (f.deadline_at - f.created_at)
+                    INSERT INTO tasks (id, account_id, subject, conversation_id, message_id, model,
+                                       parameters, idempotency_key, traceparent, enqueued_at,
+                                       deadline_at)
+                    SELECT $2, f.account_id, f.subject, c.id, $3, f.model, f.parameters,
+                           $4, f.traceparent, now(), now() + (f.deadline_at - f.created_at)
                     FROM failed f, conversation c
-                    ON CONFLICT (account_id, idempotency_key) DO NOTHING
+                    ON CONFLICT (account_id, subject, idempotency_key) DO NOTHING
                     RETURNING id
                 ), place AS (
                     INSERT INTO messages (id, conversation_id, parent_id, position, role)
@@ -87,7 +88,8 @@ impl Store {
                 r#"
                 SELECT t.status, c.deleted_at IS NOT NULL AS "deleted!",
                        (SELECT again.id FROM tasks again
-                        WHERE again.account_id = t.account_id AND again.idempotency_key = $2
+                        WHERE again.account_id = t.account_id AND again.subject = t.subject
+                          AND again.idempotency_key = $2
                        ) AS before
                 FROM tasks t JOIN conversations c ON c.id = t.conversation_id
                 WHERE t.id = $1
@@ -115,5 +117,6 @@ pub(in crate::store) fn requeue_key(failed: TaskId) -> String {
     format!("{REQUEUE}{failed}")
 }
 
-/// What [`requeue_key`] begins with.
-pub(in crate::store) const REQUEUE: &str = "requeue:";
+/// What [`requeue_key`] begins with. No caller's key has a blank, so that none can
+/// be mistaken for one of rill's own.
+pub(in crate::store) const REQUEUE: &str = " requeue ";

@@ -173,6 +173,8 @@ impl Store {
                     text: row.answer.unwrap_or_default(),
                     reasoning: row.reasoning.unwrap_or_default(),
                     tool_calls: row.tool_calls.map(|calls| calls.0).unwrap_or_default(),
+                    // For no reader.
+                    opaque: Vec::new(),
                 },
             }))
         })

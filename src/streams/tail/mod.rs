@@ -123,7 +123,10 @@ impl Tail {
     pub fn start(streams: &Streams, options: &Options) -> Self {
         let client = &streams.inner.client;
         let stop = &streams.inner.stop;
-        let (catch_up, driver) = Reads::new(client.clone(), Arc::new(|_: &[u8]| ()), stop.clone());
+        let reads = |on_message| {
+            Reads::new(client.clone(), streams.inner.deployment.clone(), on_message, stop.clone())
+        };
+        let (catch_up, driver) = reads(Arc::new(|_: &[u8]| ()));
         tokio::spawn(driver);
         let mut driver = None;
         let shared = Arc::new_cyclic(|weak: &std::sync::Weak<Shared>| {
@@ -133,7 +136,7 @@ impl Tail {
                     shared.on_hints(message);
                 }
             });
-            let (reads, reading) = Reads::new(client.clone(), on_hints, stop.clone());
+            let (reads, reading) = reads(on_hints);
             driver = Some(reading);
             Shared {
                 streams: streams.clone(),

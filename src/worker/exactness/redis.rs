@@ -98,8 +98,7 @@ impl Redis {
         }
         self.exists = true;
         self.last = id;
-        let data = event.data.clone().into();
-        self.entries.push(Entry { id, name: event.name, data });
+        self.entries.push(Entry::new(id, event.name, event.data.clone()));
         self.whole |= event.name.is_reset();
         if !create {
             // `~` may leave more; exactly N is the worst that it does.

@@ -3,7 +3,7 @@
 use super::redis::Redis;
 use super::{End, Postgres, Reference};
 use crate::domain::splice::{Splice, Step};
-use crate::domain::{Answer, Event, EventId, EventName};
+use crate::domain::{Answer, Class, Event, EventId};
 
 /// What a server has open for a client.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Viewer {
         let Some(mut open) = self.open.take() else { return 0 };
         let entries = redis.read(open.splice.position(), read);
         for entry in entries {
-            match open.splice.offer(entry.id, entry.name) {
+            match open.splice.offer(entry.id, entry.name.class()) {
                 Step::Skip => assert!(!entry.name.is_terminal(), "{} is no end?", entry.id),
                 Step::Fill => {
                     // A gap that reached the end.
@@ -82,14 +82,20 @@ impl Viewer {
                 }
                 Step::Forward => {
                     assert!(entry.id > open.forwarded, "{} after {open:?}", entry.id);
-                    assert_ne!(entry.name, EventName::Complete);
+                    assert_ne!(entry.name.class(), Class::Internal);
                     open.forwarded = entry.id;
                     if arrive == 0 {
                         continue;
                     }
                     arrive -= 1;
-                    let event = Event::decode(entry.name, &entry.data).expect("an event");
-                    self.take(entry.id, &event, reference);
+                    match entry.name.known() {
+                        Some(name) => {
+                            let event = Event::decode(name, &entry.data).expect("an event");
+                            self.take(entry.id, &event, reference);
+                        }
+                        // Another version's, which the client doesn't know either.
+                        None => self.cursor = entry.id,
+                    }
                 }
             }
         }

@@ -155,7 +155,7 @@ impl AofWatcher {
                 }
                 _ => {}
             }
-        } else if key.ends_with("{jobs}") {
+        } else if key.ends_with("{jobs}:generate") {
             match name.as_str() {
                 "XADD" => {
                     let (entry, fields) = added(arguments);

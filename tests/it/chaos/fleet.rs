@@ -193,20 +193,20 @@ impl Fleet {
             }
             Fault::RedisFlushed => self.redis_command(&["FLUSHALL"]).await?,
             Fault::GroupDestroyed => {
-                let jobs = format!("{PREFIX}:{{jobs}}");
+                let jobs = format!("{PREFIX}:{{jobs}}:generate");
                 self.redis_command(&["XGROUP", "DESTROY", &jobs, "workers"]).await?;
             }
             Fault::MalformedJobs => {
                 let nobody = uuid::Uuid::new_v4().to_string();
                 for (field, value) in [("nonsense", "1"), ("task", "17"), ("task", &nobody)] {
-                    let jobs = format!("{PREFIX}:{{jobs}}");
+                    let jobs = format!("{PREFIX}:{{jobs}}:generate");
                     self.redis_command(&["XADD", &jobs, "*", field, value]).await?;
                 }
             }
             Fault::DoubledJobs => {
                 let running = "SELECT id::text FROM tasks WHERE final_id IS NULL LIMIT 10";
                 for task in self.query(running).await? {
-                    let jobs = format!("{PREFIX}:{{jobs}}");
+                    let jobs = format!("{PREFIX}:{{jobs}}:generate");
                     self.redis_command(&["XADD", &jobs, "*", "task", &task]).await?;
                 }
             }

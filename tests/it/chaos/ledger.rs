@@ -112,6 +112,7 @@ async fn rows(database: &mut PgConnection) -> HashMap<String, Row> {
             text: text.unwrap_or_default(),
             reasoning: reasoning.unwrap_or_default(),
             tool_calls: calls.map(|calls| calls.0).unwrap_or_default(),
+            opaque: Vec::new(),
         };
         (task, Row { status, end, answer })
     });
@@ -177,7 +178,7 @@ async fn late_readers(
 
 async fn queue_is_empty(fleet: &Fleet) {
     let mut redis = connect_to_redis(&fleet.redis_url()).await;
-    let jobs = format!("{PREFIX}:{{jobs}}");
+    let jobs = format!("{PREFIX}:{{jobs}}:generate");
     let left = || {
         let (mut redis, jobs) = (redis.clone(), jobs.clone());
         async move { redis::cmd("XLEN").arg(jobs).query_async::<usize>(&mut redis).await }

@@ -31,7 +31,7 @@ async fn a_message_is_accepted_once_whatever_happens_meanwhile() {
 async fn accepted(step: Step, freeze: Freeze, fault: Fault) {
     let mut stage = Stage::set_with_api_under_fault(with_short_lease(App::builder())).await;
     let conversation = stage.app.conversation().await;
-    let is_job = |text: &str| text.contains("{jobs} * task ");
+    let is_job = |text: &str| text.contains("{jobs}:generate * task ");
     let trap = match step {
         Step::Commit => stage.database.trap(freeze, |text| text.contains("WITH conversation AS")),
         Step::Enqueue => stage.redis.trap(freeze, is_job),

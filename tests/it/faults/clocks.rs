@@ -218,7 +218,7 @@ async fn redis_clock(app: &App) -> i64 {
 async fn last_job(app: &App) -> (u64, u64) {
     let mut redis = app.redis().await;
     let mut command = redis::cmd("XINFO");
-    command.arg("STREAM").arg(format!("{}:{{jobs}}", app.name));
+    command.arg("STREAM").arg(format!("{}:{{jobs}}:generate", app.name));
     let info: std::collections::HashMap<String, redis::Value> =
         command.query_async(&mut redis).await.expect("XINFO");
     let last: String = redis::from_redis_value(info["last-generated-id"].clone()).expect("a text");

@@ -194,7 +194,7 @@ in_both_modes! {
             .with("RILL_MODEL_IDLE_TIMEOUT", "1s")
             .with("RILL_RETRY_MAX", "500ms")
             .with("RILL_STREAM_TTL", "3s")
-            .with("RILL_SSE_COMMENT", "100ms")
+            .with("RILL_PING_INTERVAL", "100ms")
             .with("RILL_STREAM_MAXLEN", "100")
             .start()
             .await;

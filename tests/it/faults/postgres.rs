@@ -78,7 +78,7 @@ async fn waits_to_begin(weather: Weather) {
     app.start_worker_through(None, Some(&proxy));
     // It waits for jobs.
     app.workers[0].logged("answers come from").await;
-    let group = format!("{}:{{jobs}}", app.name);
+    let group = format!("{}:{{jobs}}:generate", app.name);
     let connection = app.redis().await;
     eventually("the worker asks for jobs", || {
         let mut connection = connection.clone();
@@ -106,7 +106,7 @@ async fn waits_to_begin(weather: Weather) {
 async fn pending(app: &App) -> u64 {
     let mut connection = app.redis().await;
     let mut command = redis::cmd("XPENDING");
-    command.arg(format!("{}:{{jobs}}", app.name)).arg("workers");
+    command.arg(format!("{}:{{jobs}}:generate", app.name)).arg("workers");
     let (count, ..): (u64, redis::Value, redis::Value, redis::Value) =
         command.query_async(&mut connection).await.expect("XPENDING");
     count

@@ -210,7 +210,7 @@ pub(super) async fn answers(app: &App, posted: &Posted) -> i64 {
 
 /// The key of the job stream.
 pub(super) fn jobs(app: &App) -> String {
-    format!("{}:{{jobs}}", app.name)
+    format!("{}:{{jobs}}:generate", app.name)
 }
 
 /// Waits until no job is left, waiting or pending.

@@ -75,7 +75,7 @@ async fn a_missing_job_is_added_whatever_happens_to_the_relay() {
         postgres("relay", |text, _| text.contains("pg_try_advisory_xact_lock"), [ONCE; 2], ONCE),
         redis(
             "XADD",
-            |text, task| text.ends_with(&format!("{{jobs}} * task {task}")),
+            |text, task| text.ends_with(&format!("{{jobs}}:generate * task {task}")),
             [ONCE; 2],
             ONCE,
         ),

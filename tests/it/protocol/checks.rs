@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use rill::domain::Class;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use super::actions::Action;
@@ -86,6 +87,32 @@ fn the_promises_hold_with_a_cancel_and_a_fault_anywhere() {
 #[test]
 fn a_reader_is_exact_with_a_fault_and_a_reconnect_anywhere() {
     holds("a reader that is cut off, and a fault", Protocol::new(1).with_reader(1));
+}
+
+#[test]
+fn the_promises_hold_between_two_versions_whatever_the_newer_one_writes() {
+    for class in [Class::Public, Class::Internal, Class::Content] {
+        let what = format!("a newer version's {class:?} event, and a fault");
+        holds(&what, Protocol::new(1).with_newer(class));
+    }
+}
+
+#[test]
+fn readers_are_exact_between_two_versions() {
+    let what = "a reader, a newer version's content, and a fault";
+    holds(what, Protocol::new(1).with_newer(Class::Content).with_reader(0));
+}
+
+#[test]
+fn dropping_a_newer_version_s_events_asks_again_for_a_complete_answer() {
+    let protocol = Protocol::new(2).with_newer(Class::Public);
+    caught(Mutation::NewerEventsLeaveGaps, protocol, "not asked for again");
+}
+
+#[test]
+fn folding_over_a_newer_version_s_content_loses_it() {
+    let protocol = Protocol::new(2).with_newer(Class::Content);
+    caught(Mutation::OlderFoldsNewerContent, protocol, "no content is dropped");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use rill::domain::{EventId, EventName};
 
 use super::log::{Broken, ONE_END};
 use super::row::{Change, Row, Status};
+use super::text::Kind;
 
 pub(crate) const BEGUN: &str = "only an attempt that has begun writes";
 pub(crate) const COMMITTED: &str =
@@ -92,25 +93,20 @@ impl Joint {
     ///
     /// # Errors
     /// With the rule that this breaks.
-    pub(crate) fn appended(
-        &mut self,
-        id: EventId,
-        event: EventName,
-        whole: bool,
-    ) -> Result<(), Broken> {
+    pub(crate) fn appended(&mut self, id: EventId, event: Kind, whole: bool) -> Result<(), Broken> {
         let Some(row) = self.row.filter(|row| id.attempt <= row.attempt) else {
             return Err(Broken::new(BEGUN, || format!("the row is {:?}", self.row)));
         };
         if row.end.is_some_and(|end| id > end) {
             return Err(Broken::new(ONE_END, || format!("the row is {row:?}")));
         }
-        let reported = match event {
-            EventName::Done => row.status == Status::Done && row.end == Some(id),
-            EventName::Failed => row.status == Status::Failed && row.end == Some(id),
-            EventName::Cancelled => row.status == Status::Cancelled && row.end == Some(id),
+        let reported = match event.known() {
+            Some(EventName::Done) => row.status == Status::Done && row.end == Some(id),
+            Some(EventName::Failed) => row.status == Status::Failed && row.end == Some(id),
+            Some(EventName::Cancelled) => row.status == Status::Cancelled && row.end == Some(id),
             // Before the end of whoever writes nothing else.
-            EventName::Snapshot if id.seq == 0 => row.end == Some(id.next()),
-            EventName::Retrying => id.attempt <= self.retried,
+            Some(EventName::Snapshot) if id.seq == 0 => row.end == Some(id.next()),
+            Some(EventName::Retrying) => id.attempt <= self.retried,
             _ => true,
         };
         if !reported {

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use rill::domain::Class;
 use stateright::Model;
 
 use super::actions::Action;
@@ -102,6 +103,11 @@ fn from_every_state_the_task_ends() {
 #[test]
 fn from_every_state_the_task_ends_and_its_reader_learns_of_it() {
     always_ends("a cancel, a reader and no fault", Protocol::new(0).with_cancel().with_reader(1));
+}
+
+#[test]
+fn from_every_state_between_two_versions_the_task_ends() {
+    always_ends("a newer version's content", Protocol::new(1).with_newer(Class::Content));
 }
 
 #[test]

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use rill::domain::{EventId, EventName};
+use rill::domain::{Class, EventId, EventName};
 
-use super::text::{Content, Text};
+use super::text::{Content, Kind, Text};
 
 pub(crate) const ASCENDING: &str =
     "an entry's ID is above the stream's last (promise 3: the fence)";
@@ -45,9 +45,13 @@ pub(crate) struct Log<T> {
     cut: bool,
     /// An entry of this attempt left a gap: its next must be a reset.
     owed: Option<u32>,
-    /// The newest attempt's history in `held` is gapless up to `complete`.
+    /// The newest attempt's history in `held` is gapless up to `complete`, and
+    /// every version understands it.
     whole: bool,
     expected: Option<EventId>,
+    /// Since the last reset, there was content that only a newer version
+    /// understands.
+    more: bool,
 }
 
 impl<T: Text> Log<T> {
@@ -91,7 +95,7 @@ impl<T: Text> Log<T> {
             self.tell(id, &content)?;
         }
         self.heal(last, id, event)?;
-        self.fold(last, id, event);
+        self.fold(last, id, &content);
         self.held.push(id);
         self.ever.insert(id, content);
         if event.is_terminal() {
@@ -112,7 +116,7 @@ impl<T: Text> Log<T> {
         if jumps && !told.unseen && event != EventName::Snapshot && !event.is_terminal() {
             return Err(Broken::new(NO_JUMP, || format!("{} was next", told.next)));
         }
-        if told.completed && matches!(event, EventName::Delta | EventName::Reasoning) {
+        if told.completed && event.class() == Class::Content {
             return Err(Broken::new(COMPLETE, String::new));
         }
         if event == EventName::Snapshot && id.seq > 0 {
@@ -129,9 +133,9 @@ impl<T: Text> Log<T> {
         if !follows && !told.unseen {
             return Err(Broken::new(SNAPSHOT, || "a delta that doesn't follow".into()));
         }
-        match event {
-            EventName::Snapshot => (told.text, told.unseen) = (content.text.clone(), false),
-            EventName::Complete => told.completed = true,
+        match event.known() {
+            Some(EventName::Snapshot) => (told.text, told.unseen) = (content.text.clone(), false),
+            Some(EventName::Complete) => told.completed = true,
             _ => {}
         }
         told.next = id.seq + 1;
@@ -139,7 +143,7 @@ impl<T: Text> Log<T> {
     }
 
     /// A gap that a restart of Redis made is owed a reset.
-    fn heal(&mut self, last: Option<EventId>, id: EventId, event: EventName) -> Result<(), Broken> {
+    fn heal(&mut self, last: Option<EventId>, id: EventId, event: Kind) -> Result<(), Broken> {
         let heals = event.is_reset() || event.is_terminal();
         if self.owed == Some(id.attempt) && !heals {
             return Err(Broken::new(HEALS, || format!("the last was {last:?}")));
@@ -151,33 +155,37 @@ impl<T: Text> Log<T> {
     }
 
     /// As `streams/history.rs` folds: the newest attempt, from its last reset on.
-    fn fold(&mut self, last: Option<EventId>, id: EventId, event: EventName) {
+    fn fold(&mut self, last: Option<EventId>, id: EventId, content: &Content<T>) {
+        let event = content.event;
         if event.is_reset() || last.is_some_and(|last| last.attempt < id.attempt) {
             self.whole = false;
         }
         let follows = event.is_reset() || self.expected == Some(id);
         self.expected = follows.then(|| id.next());
-        self.whole |= follows && event == EventName::Complete;
+        self.more = content.more || self.more && !event.is_reset();
+        self.whole |= follows && event == EventName::Complete && !self.more;
     }
 
     /// The key is gone.
     pub(crate) fn gone(&mut self) {
         self.held.clear();
         (self.cut, self.owed, self.whole, self.expected) = (false, None, false, None);
+        self.more = false;
     }
 
     /// Redis came back without the entries from `from` on.
     pub(crate) fn lost(&mut self, from: EventId) {
         self.held.retain(|id| *id < from);
         (self.cut, self.owed, self.whole, self.expected) = (true, None, false, None);
+        self.more = false;
         // What was lost may never have been seen either.
         for told in self.told.values_mut() {
             told.unseen = true;
         }
         let mut last = None;
         for id in self.held.clone() {
-            if let Some(event) = self.ever.get(&id).map(|content| content.event) {
-                self.fold(last, id, event);
+            if let Some(content) = self.ever.get(&id).cloned() {
+                self.fold(last, id, &content);
             }
             last = Some(id);
         }

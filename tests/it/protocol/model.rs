@@ -1,5 +1,6 @@
 //! The model as the checker takes it: bounds, initial state, properties.
 
+use rill::domain::Class;
 use stateright::{Model, Property};
 
 use super::actions::Action;
@@ -19,11 +20,14 @@ pub(crate) struct Protocol {
     pub(crate) cancels: bool,
     /// A reader, whose connection may be cut so often.
     pub(crate) reader: Option<u8>,
+    /// Half of the workers are of a newer version, whose attempts write an event of
+    /// this class that the others don't know.
+    pub(crate) newer: Option<Class>,
     pub(crate) mutation: Mutation,
 }
 
 /// Each property, and the rules whose breach is its counterexample.
-pub(crate) const PROPERTIES: [(&str, &[&str]); 8] = [
+pub(crate) const PROPERTIES: [(&str, &[&str]); 9] = [
     (
         "a replaced attempt changes nothing (promise 3)",
         &[redis::ZOMBIE_ROW, redis::ZOMBIE_LOG, log::ASCENDING, joint::BEGUN, redis::DIVERGED],
@@ -47,11 +51,12 @@ pub(crate) const PROPERTIES: [(&str, &[&str]); 8] = [
     ),
     ("no healthy run is taken over", &[redis::HEALTHY, joint::STATEMENT]),
     ("a complete answer is not asked for again", &[redis::SECOND_CALL, joint::NO_SECOND_CALL]),
+    ("no content is dropped that a newer worker understands", &[redis::LESS]),
 ];
 
 impl Protocol {
     pub(crate) const fn new(faults: u8) -> Self {
-        Self { faults, cancels: false, reader: None, mutation: Mutation::None }
+        Self { faults, cancels: false, reader: None, newer: None, mutation: Mutation::None }
     }
 
     pub(crate) const fn with_reader(self, cuts: u8) -> Self {
@@ -60,6 +65,10 @@ impl Protocol {
 
     pub(crate) const fn with_cancel(self) -> Self {
         Self { cancels: true, ..self }
+    }
+
+    pub(crate) const fn with_newer(self, class: Class) -> Self {
+        Self { newer: Some(class), ..self }
     }
 
     pub(crate) const fn mutated(self, mutation: Mutation) -> Self {
@@ -89,6 +98,8 @@ impl Protocol {
             log: Log::default(),
             joint,
             broken: accepted.err().map(|broken| broken.rule),
+            newer: self.newer,
+            newer_content: 0,
         }
     }
 }
@@ -135,6 +146,7 @@ impl Model for Protocol {
             Property::always(name(5), |_, world: &World| world.keeps(5)),
             Property::always(name(6), |_, world: &World| world.keeps(6)),
             Property::always(name(7), |_, world: &World| world.keeps(7)),
+            Property::always(name(8), |_, world: &World| world.keeps(8)),
             Property::sometimes("a task is done", |_, world: &World| world.row.end.is_some()),
         ]
     }

@@ -34,6 +34,10 @@ pub(crate) enum Mutation {
     /// Who finds another's end under the ID and data of its own takes it for its
     /// own, whatever the answer.
     SameEndOtherAnswer,
+    /// Events of newer versions are dropped where they are read, and so leave gaps.
+    NewerEventsLeaveGaps,
+    /// A worker passes over content that only a newer one understands.
+    OlderFoldsNewerContent,
     /// A terminal event that was not confirmed is not waited for.
     AcknowledgeBeforeTerminal,
 }

@@ -63,11 +63,17 @@ fn see_stream(before: &World, after: &World, log: &mut Vec<LogSeen>) {
 }
 
 fn append(id: EventId, content: &Content<Span>) -> LogSeen {
-    let data = match content.event {
-        EventName::Delta | EventName::Snapshot => json!({ "text": content.text.to_string() }),
-        event => json!({ "event": event.as_str() }),
+    let event = content.event.as_str();
+    let data = match content.event.known() {
+        Some(EventName::Delta | EventName::Snapshot) if content.more => {
+            json!({ "type": event, "text": content.text.to_string(), "more": true })
+        }
+        Some(EventName::Delta | EventName::Snapshot) => {
+            json!({ "type": event, "text": content.text.to_string() })
+        }
+        _ => json!({ "type": event }),
     };
-    LogSeen::Append { id: id.to_string(), event: content.event.to_string(), data: data.to_string() }
+    LogSeen::Append { id: id.to_string(), event: event.to_owned(), data: data.to_string() }
 }
 
 fn see_jobs(before: &World, after: &World, action: Action, jobs: &mut Vec<JobSeen>) {

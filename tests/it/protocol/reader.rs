@@ -3,11 +3,11 @@
 //! What it is sent is decided by rill's own [`Splice`], not by a model of it.
 
 use rill::domain::splice::{Splice, Step};
-use rill::domain::{EventId, EventName};
+use rill::domain::{Class, EventId, EventName};
 
 use super::mutation::Mutation;
 use super::row::Status;
-use super::text::{Content, Span, Text};
+use super::text::{Content, Kind, Span, Text};
 use super::world::{Reader, ReaderPlace, World};
 
 pub(crate) const MIXED: &str = "a reader's text is not what one attempt said, in order";
@@ -21,17 +21,17 @@ fn splice(position: EventId, gap: bool) -> Splice {
         return Splice::after(position);
     }
     let mut splice = Splice::after(EventId::START);
-    splice.offer(EventId::new(0, 2), EventName::Delta);
-    splice.offer(position, EventName::Delta);
+    splice.offer(EventId::new(0, 2), Class::Content);
+    splice.offer(position, Class::Content);
     splice
 }
 
 /// Offers an entry to the real splice. Answers with what to do, and the place.
-fn offer(position: EventId, gap: bool, id: EventId, event: EventName) -> (Step, ReaderPlace) {
+fn offer(position: EventId, gap: bool, id: EventId, event: Kind) -> (Step, ReaderPlace) {
     let mut splice = splice(position, gap);
-    let step = splice.offer(id, event);
+    let step = splice.offer(id, event.class());
     let position = splice.position();
-    let gap = splice.offer(position.next(), EventName::Delta) == Step::Skip;
+    let gap = splice.offer(position.next(), Class::Content) == Step::Skip;
     (step, ReaderPlace::Open { position, gap })
 }
 
@@ -50,7 +50,7 @@ impl Reader {
         let ends = content.event.is_terminal();
         if ends {
             let status = [Status::Done, Status::Failed, Status::Cancelled];
-            let status = status.into_iter().find(|status| status.event() == content.event);
+            let status = status.into_iter().find(|status| content.event == status.event());
             self.place = ReaderPlace::Ended(status);
         }
         content.event != EventName::Delta || self.text.append(&content.text)
@@ -82,7 +82,7 @@ impl World {
         let blind = mutation == Mutation::ReaderIgnoresGaps;
         let (mut step, place) = offer(position, gap && !blind, id, content.event);
         reader.place = place;
-        if blind && content.event != EventName::Complete {
+        if blind && content.event.class() != Class::Internal {
             step = Step::Forward;
         }
         match step {

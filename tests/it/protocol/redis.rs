@@ -1,10 +1,10 @@
 //! The model's Redis and PostgreSQL: what a command or statement does to the
 //! world, and how the rules of a replay judge it.
 
-use rill::domain::{EventId, EventName};
+use rill::domain::{Class, EventId, EventName};
 
 use super::mutation::Mutation;
-use super::row::{Change, Guards};
+use super::row::{Change, Guards, Status};
 use super::text::{Content, Span, Text};
 use super::world::{End, Job, Request, World};
 
@@ -14,7 +14,22 @@ pub(crate) const HEALTHY: &str = "a healthy run was taken over";
 pub(crate) const DIVERGED: &str = "a log met events of its own attempt that it did not write";
 pub(crate) const SECOND_CALL: &str = "the model was called although its answer was there, complete";
 pub(crate) const UNTOLD: &str = "a job was acknowledged before its task's end was in the stream";
+pub(crate) const LESS: &str =
+    "an answer was taken for complete without the content that only a newer worker understands";
 pub(crate) const ENDED_TWICE: &str = "an ended task was changed";
+
+/// What an attempt finds of those before it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct History {
+    /// The newest attempt that wrote something.
+    pub(crate) attempt: u32,
+    pub(crate) text: Span,
+    pub(crate) complete: bool,
+    /// It has content that this process doesn't understand.
+    pub(crate) says_more: bool,
+    /// It has content that only a newer worker understands, and that was understood.
+    pub(crate) more: bool,
+}
 
 /// What Redis answers to an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +68,9 @@ impl World {
                 self.breaks(ZOMBIE_LOG);
             }
             let event = content.event;
+            if content.more {
+                self.newer_content |= 1 << id.attempt;
+            }
             let judged = self.log.append(*id, content.clone());
             let judged = judged.and_then(|()| self.joint.appended(*id, event, self.log.whole()));
             if let Err(broken) = judged {
@@ -75,29 +93,43 @@ impl World {
         self.joint.forgot(self.log.whole());
     }
 
-    /// What `streams/history.rs` makes of the stream: the newest attempt's text
-    /// as far as it goes without a gap, and whether the model had finished it.
-    pub(crate) fn history(&self) -> (Span, bool) {
+    /// What `streams/history.rs` makes of the stream, in a process of a newer
+    /// version or of an older one.
+    pub(crate) fn history(&self, newer: bool, mutation: Mutation) -> History {
         let stored = self.stream.as_deref().unwrap_or_default();
         let reset = stored.iter().rposition(|(_, content)| content.event.is_reset()).unwrap_or(0);
-        let newest = stored.last().map_or(0, |(id, _)| id.attempt);
-        let (mut text, mut complete, mut expected) = (Span::default(), false, None);
-        for (id, content) in stored[reset..].iter().filter(|(id, _)| id.attempt == newest) {
+        let attempt = stored.last().map_or(0, |(id, _)| id.attempt);
+        let (mut history, mut expected) = (History { attempt, ..History::default() }, None);
+        for (id, content) in stored[reset..].iter().filter(|(id, _)| id.attempt == attempt) {
             if content.event.is_reset() {
                 expected = Some(*id);
-                text = content.text;
+                history.says_more = false;
             }
-            if expected != Some(*id) {
+            let dropped = mutation == Mutation::NewerEventsLeaveGaps && !newer;
+            if expected != Some(*id) || dropped && content.event.known().is_none() {
                 expected = None;
                 continue;
             }
             expected = Some(id.next());
-            if content.event == EventName::Delta {
-                text.append(&content.text);
+            let passes_over = newer || mutation == Mutation::OlderFoldsNewerContent;
+            history.says_more |= content.more && !passes_over;
+            if history.says_more {
+                continue;
             }
-            complete |= content.event == EventName::Complete;
+            history.more |= content.more && newer;
+            if content.event.is_reset() {
+                history.text = content.text;
+            } else if content.event == EventName::Delta {
+                history.text.append(&content.text);
+            }
+            history.complete |= content.event == EventName::Complete;
         }
-        (text, complete)
+        history
+    }
+
+    /// The worker is of a newer version, and what its attempts write then.
+    pub(crate) fn newer(&self, id: u32) -> Option<Class> {
+        self.newer.filter(|_| id.is_multiple_of(2))
     }
 
     /// A statement as PostgreSQL executes it; `by`: the attempt that its sender
@@ -139,6 +171,10 @@ impl World {
         m: Mutation,
     ) -> bool {
         if self.execute(change, by, m) {
+            let by = end.text.by();
+            if end.status == Status::Done && !end.more && self.newer_content & (1 << by) != 0 {
+                self.breaks(LESS);
+            }
             self.answer = Some(end.text);
             return true;
         }

@@ -9,12 +9,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use rill::domain::{EventId, EventName};
+use rill::domain::{Class, Event, EventId, EventName};
 
 use super::joint::Joint;
 use super::log::{Broken, Log};
 use super::row::{Row, Status};
-use super::text::{Content, hashed};
+use super::text::{Content, Kind, hashed};
 use super::trace::{JobSeen, LogSeen, Place, Replayed, RowSeen, TaskTrace, Violation};
 
 pub(crate) const READABLE: &str = "what was seen can be read";
@@ -73,7 +73,7 @@ struct LogStep {
 }
 
 enum LogWhat {
-    Appended { id: EventId, event: EventName, whole: bool },
+    Appended { id: EventId, event: Kind, whole: bool },
     Forgot { whole: bool },
 }
 
@@ -142,18 +142,22 @@ fn status(seen: &RowSeen) -> Option<Status> {
 }
 
 /// What the entry says, and its bytes.
-fn content(event: EventName, data: &str) -> Option<Content<String>> {
+fn content(event: Kind, data: &str) -> Option<Content<String>> {
     #[derive(serde::Deserialize)]
     struct Says {
         text: String,
     }
-    let text = match event {
-        EventName::Delta | EventName::Snapshot => serde_json::from_str::<Says>(data).ok()?.text,
+    let text = match event.known() {
+        Some(EventName::Delta | EventName::Snapshot) => {
+            serde_json::from_str::<Says>(data).ok()?.text
+        }
         _ => String::new(),
     };
+    let more = event.known().is_some_and(|name| Event::says_more(name, data.as_bytes()))
+        || event.is_newer_content();
     // A reset to nothing is the same whatever its words.
     let nothing = event == EventName::Started || event == EventName::Snapshot && text.is_empty();
-    Some(Content { event, text, data: if nothing { 0 } else { hashed(data) } })
+    Some(Content { event, text, more, data: if nothing { 0 } else { hashed(data) } })
 }
 
 /// The log through its own rules, cut down to what other sources can tell apart.
@@ -168,14 +172,13 @@ fn log_steps(trace: &TaskTrace) -> Result<Vec<LogStep>, Violation> {
         let what = match seen {
             LogSeen::Append { id, event, data } => {
                 let id: EventId = id.parse().map_err(|_| unreadable("no event ID"))?;
-                let event = event.parse().map_err(|_| unreadable("an unknown event"))?;
+                let event = Kind::read(event).ok_or_else(|| unreadable("no event's name"))?;
                 let content = content(event, data).ok_or_else(|| unreadable("no such data"))?;
                 ends_as_committed(trace, id, data)
                     .map_err(|b| violation(trace, Place::Log(place), b))?;
                 log.append(id, content).map_err(|b| violation(trace, Place::Log(place), b))?;
                 let alike = (id.attempt, event, log.whole());
-                let says =
-                    matches!(event, EventName::Delta | EventName::Reasoning | EventName::ToolCall);
+                let says = event.class() == Class::Content;
                 if says && before == Some(alike) {
                     if let Some(LogStep { what: LogWhat::Appended { id: last, .. }, .. }) =
                         steps.last_mut()
@@ -258,7 +261,7 @@ fn ends(trace: &TaskTrace, db: &[RowStep]) -> Result<(), Violation> {
     if let (Some(answer), Some((id, data)), Some(end)) =
         (&trace.answer, snapshot, last.and_then(|row| row.end))
         && *id == end.before().to_string()
-        && content(EventName::Snapshot, data).is_some_and(|content| content.text != *answer)
+        && content(EventName::Snapshot.into(), data).is_some_and(|content| content.text != *answer)
     {
         return Err(whole(ANSWER, format!("the answer is {answer:?}, the stream says {data}")));
     }

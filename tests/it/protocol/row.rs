@@ -59,12 +59,37 @@ pub(crate) struct Judged {
 /// A statement that changes the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Change {
-    Begin { worker: u32, claim: u32, judged: Judged },
-    End { attempt: u32, status: Status, id: EventId, failures: Option<u32> },
-    EndByOther { seen: (u32, Status), status: Status, id: EventId },
-    Retry { attempt: u32, failures: u32 },
-    Release { attempt: u32 },
-    RequeueStray { attempt: u32, worker: u32 },
+    Begin {
+        worker: u32,
+        claim: u32,
+        judged: Judged,
+    },
+    End {
+        attempt: u32,
+        status: Status,
+        id: EventId,
+        failures: Option<u32>,
+    },
+    EndByOther {
+        seen: (u32, Status),
+        status: Status,
+        id: EventId,
+    },
+    Retry {
+        attempt: u32,
+        failures: u32,
+    },
+    Release {
+        attempt: u32,
+    },
+    /// Left to a newer worker, for later.
+    Yield {
+        attempt: u32,
+    },
+    RequeueStray {
+        attempt: u32,
+        worker: u32,
+    },
     Cancel,
 }
 
@@ -145,6 +170,12 @@ impl Row {
                 }
                 (row.status, row.due) = (Status::Queued, true);
             }
+            Change::Yield { attempt } => {
+                if !mine(attempt) {
+                    return None;
+                }
+                (row.status, row.due) = (Status::Queued, false);
+            }
             Change::RequeueStray { attempt, worker } => {
                 if !mine(attempt) || self.worker != Some(worker) {
                     return None;
@@ -165,7 +196,9 @@ impl Row {
     /// The statement that made `after` of this row, if there is one.
     /// `owner_fresh`: whether the row's worker was alive, if that is known.
     pub(crate) fn change(&self, after: &Self, owner_fresh: Option<bool>) -> Option<Change> {
-        let mut tried = vec![Change::Cancel, Change::Release { attempt: self.attempt }];
+        let attempt = self.attempt;
+        let mut tried =
+            vec![Change::Cancel, Change::Release { attempt }, Change::Yield { attempt }];
         if after.failures > self.failures {
             tried.push(Change::Retry { attempt: self.attempt, failures: after.failures });
         }

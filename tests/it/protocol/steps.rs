@@ -4,11 +4,11 @@ use rill::domain::EventId;
 
 use super::actions::{Action, Reply};
 use super::mutation::Mutation;
-use super::redis::{HEALTHY, SECOND_CALL, UNTOLD};
+use super::redis::{HEALTHY, History, SECOND_CALL, UNTOLD};
 use super::row::{Change, Judged, Status};
-use super::text::Span;
 use super::world::{
     End, Ender, MAX_FAILURES, Plan, Reader, ReaderPlace, Run, Streaming, Then, Worker, World,
+    YIELDS,
 };
 
 impl World {
@@ -31,13 +31,13 @@ impl World {
             A::Relay | A::JobDoubled => self.add_job(),
             A::JobLost(entry) => self.lose_job(entry),
             A::Take(n, entry) | A::TakeFromLiving(n, entry) => self.take(n, entry),
-            A::Overdue => self.see(Status::Cancelled),
-            A::Deadline => self.see(Status::Failed),
+            A::Overdue => self.see(Status::Cancelled, m),
+            A::Deadline => self.see(Status::Failed, m),
             A::Cancel => {
                 self.may_cancel = false;
                 self.execute(Change::Cancel, None, m);
                 if self.row.status == Status::Queued && self.ender == Ender::Nobody {
-                    self.see(Status::Cancelled);
+                    self.see(Status::Cancelled, m);
                 }
             }
             A::EnderCommit => self.end_by_other(m),
@@ -134,10 +134,11 @@ impl World {
                     self.set(n, Run::HandBack { job });
                 }
                 Worker::Up { run: Run::Prepare { job, attempt }, .. } => {
-                    self.set(n, Run::Release { job, attempt });
+                    self.set(n, Run::Release { job, attempt, later: false });
                 }
                 Worker::Up { run: Run::Stream(log), .. } => {
-                    self.set(n, Run::Release { job: log.job, attempt: log.attempt });
+                    let (job, attempt) = (log.job, log.attempt);
+                    self.set(n, Run::Release { job, attempt, later: false });
                 }
                 _ => self.stop(n),
             },
@@ -167,10 +168,11 @@ impl World {
     }
 
     /// Somebody else looks at the task, and at what the stream has of it.
-    fn see(&mut self, status: Status) {
-        let (text, complete) = self.history();
+    fn see(&mut self, status: Status, m: Mutation) {
+        // By an API of the older version.
+        let History { text, complete, more, .. } = self.history(self.newer.is_none(), m);
         let status = if complete { Status::Done } else { status };
-        let end = End { id: EventId::new(self.row.attempt + 1, 1), status, text };
+        let end = End { id: EventId::new(self.row.attempt + 1, 1), status, text, more };
         self.ender = Ender::Seen { seen: (self.row.attempt, self.row.status), end };
     }
 
@@ -202,7 +204,7 @@ impl World {
                 run
             }
             (A::Begin(_, reply), Run::Begin { job, claim }) => self.begin(id, job, claim, reply, m),
-            (A::Prepare(_), Run::Prepare { job, attempt }) => self.prepare(job, attempt, m),
+            (A::Prepare(_), Run::Prepare { job, attempt }) => self.prepare(id, job, attempt, m),
             (A::Say(_), Run::Stream(mut log)) => {
                 log.said += 1;
                 log.settled()
@@ -223,7 +225,7 @@ impl World {
             (A::Close(_, reply), Run::Close { job, end }) => self.close(job, end, reply, m),
             (A::Settle(_), Run::Settle { job }) => {
                 if let (Some(id), Some(text)) = (self.row.end, self.answer) {
-                    let end = End { id, status: self.row.status, text };
+                    let end = End { id, status: self.row.status, text, more: true };
                     self.append(&end.request(), m);
                 }
                 Run::Acknowledge { job, ended: false }
@@ -232,11 +234,19 @@ impl World {
                 self.acknowledge(job, ended);
                 Run::Idle
             }
-            (A::Release(_), Run::Release { job, attempt }) => {
-                self.execute(Change::Release { attempt }, Some(attempt), m);
+            (A::Release(_), Run::Release { job, attempt, later }) => {
+                let change =
+                    if later { Change::Yield { attempt } } else { Change::Release { attempt } };
+                if self.execute(change, Some(attempt), m) && later {
+                    self.elapsed = false;
+                }
                 let queued = self.row.attempt == attempt && self.row.status == Status::Queued;
                 // A drained worker is idle, and may leave.
-                if queued { Run::HandBack { job } } else { Run::Idle }
+                match (queued, later) {
+                    (false, _) => Run::Idle,
+                    (true, false) => Run::HandBack { job },
+                    (true, true) => Run::Acknowledge { job, ended: false },
+                }
             }
             (A::HandBack(_), Run::HandBack { job }) => {
                 self.add_job();
@@ -283,22 +293,30 @@ impl World {
     }
 
     /// `worker/attempt.rs`: what an attempt is to do.
-    fn prepare(&mut self, job: u32, attempt: u32, m: Mutation) -> Run {
-        let (text, complete) = if attempt > 1 { self.history() } else { Default::default() };
+    fn prepare(&mut self, id: u32, job: u32, attempt: u32, m: Mutation) -> Run {
+        let newer = self.newer(id);
+        let understands = newer.is_some() || self.newer.is_none();
+        let history = match attempt {
+            1 => History::default(),
+            _ => self.history(understands, m),
+        };
+        let History { text, complete, more, .. } = history;
+        let left = attempt.saturating_sub(history.attempt).saturating_sub(1);
         let status = if complete && m != Mutation::IgnoresHistory {
             Status::Done
         } else if self.row.cancelled {
             Status::Cancelled
+        } else if history.says_more && left < YIELDS {
+            return Run::Release { job, attempt, later: true };
         } else if self.row.failures >= MAX_FAILURES {
             Status::Failed
         } else {
             if complete {
                 self.breaks(SECOND_CALL);
             }
-            return Run::Stream(Streaming::new(job, attempt));
+            return Run::Stream(Streaming::new(job, attempt, newer));
         };
-        let text: Span = text;
-        Run::End { job, end: End { id: EventId::new(attempt, 1), status, text } }
+        Run::End { job, end: End { id: EventId::new(attempt, 1), status, text, more } }
     }
 
     fn end(&mut self, job: u32, end: End, reply: Reply, m: Mutation) -> Run {

@@ -1,13 +1,13 @@
 //! An attempt's appends, as `worker/streaming.rs`, `worker/outbox.rs` and
 //! `streams/log.rs` make them.
 
-use rill::domain::{EventId, EventName};
+use rill::domain::{Class, EventId, EventName};
 
 use super::actions::Reply;
 use super::mutation::Mutation;
 use super::redis::{Answer, DIVERGED};
 use super::row::{Change, Status};
-use super::text::{Content, Span};
+use super::text::{Content, Kind, Span};
 use super::world::{
     CHUNKS, End, MAX_FAILURES, Plan, Request, Run, SNAPSHOT_DUE, Streaming, Then, World,
 };
@@ -19,6 +19,16 @@ impl Streaming {
 
     pub(crate) fn has_to_append(&self) -> bool {
         !self.gone && (self.unknown.is_some() || self.next_event(Mutation::None).is_some())
+    }
+
+    /// What only a newer worker understands was written.
+    fn more(&self) -> bool {
+        self.newer_written && self.newer == Some(Class::Content)
+    }
+
+    fn snapshot(&self, mutation: Mutation) -> Content<Span> {
+        let snapshot = Content::new(EventName::Snapshot, self.written(mutation));
+        Content { more: self.more(), ..snapshot }
     }
 
     fn written(&self, mutation: Mutation) -> Span {
@@ -33,11 +43,14 @@ impl Streaming {
             return Some(Content::new(EventName::Started, Span::default()));
         }
         if self.heal || self.since_reset >= SNAPSHOT_DUE && waits {
-            return Some(Content::new(EventName::Snapshot, self.written(mutation)));
+            return Some(self.snapshot(mutation));
         }
         if waits {
             let text = Span::new(self.attempt, self.written, self.said);
             return Some(Content::new(EventName::Delta, text));
+        }
+        if let Some(class) = self.newer.filter(|_| self.written > 0 && !self.newer_written) {
+            return Some(Content::new(Kind::Newer(class), Span::default()));
         }
         match self.plan {
             Plan::Flush { event: Some(event), waiting: true, .. } => {
@@ -59,11 +72,12 @@ impl Streaming {
         }
         let sent = self.next_event(mutation)?;
         match sent.event {
-            EventName::Delta => self.written = self.said,
+            Kind::Newer(_) => self.newer_written = true,
+            Kind::Known(EventName::Delta) => self.written = self.said,
             // What follows a reset counts: it goes (again) after it.
-            EventName::Snapshot => self.goes_again(self.heal),
-            EventName::Started => {}
-            _ => self.wait(false),
+            Kind::Known(EventName::Snapshot) => self.goes_again(self.heal),
+            Kind::Known(EventName::Started) => {}
+            Kind::Known(_) => self.wait(false),
         }
         Some(sent)
     }
@@ -80,7 +94,7 @@ impl Streaming {
         }
     }
 
-    fn confirm(&mut self, event: EventName, mutation: Mutation) {
+    fn confirm(&mut self, event: Kind, mutation: Mutation) {
         let changed = self.confirmed && self.reconnected;
         if event.is_reset() {
             (self.heal, self.since_reset) = (false, 0);
@@ -100,8 +114,8 @@ impl Streaming {
 
     fn end(&self, status: Status, seq: u64) -> Run {
         let id = EventId::new(self.attempt, seq);
-        let end = End { id, status, text: Span::new(self.attempt, 0, self.said) };
-        Run::End { job: self.job, end }
+        let text = Span::new(self.attempt, 0, self.said);
+        Run::End { job: self.job, end: End { id, status, text, more: self.more() } }
     }
 
     /// What the run is now, once nothing is left to append.
@@ -192,7 +206,7 @@ impl World {
             };
         }
         log.seq += 1;
-        log.unknown = Some(Content::new(EventName::Snapshot, log.written(m)));
+        log.unknown = Some(log.snapshot(m));
         (log.gone, log.create) = (false, true);
         log.wait(true);
         Run::Stream(log)

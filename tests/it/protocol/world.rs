@@ -1,7 +1,7 @@
 //! The model's state: one task, PostgreSQL, Redis, two workers, a caller and a
 //! reader.
 
-use rill::domain::{EventId, EventName};
+use rill::domain::{Class, EventId, EventName};
 
 use super::joint::Joint;
 use super::log::Log;
@@ -12,6 +12,8 @@ use super::text::{Content, Span};
 pub(crate) const CHUNKS: u8 = 2;
 /// Failures after which a task is given up.
 pub(crate) const MAX_FAILURES: u32 = 2;
+/// How often an older worker leaves a task to a newer one (8 in the code).
+pub(crate) const YIELDS: u32 = 1;
 /// Events after which a snapshot is due (N/2 in the code).
 pub(crate) const SNAPSHOT_DUE: u8 = 2;
 
@@ -48,6 +50,12 @@ pub(crate) struct World {
     pub(crate) log: Log<Span>,
     pub(crate) joint: Joint,
     pub(crate) broken: Option<&'static str>,
+    /// Workers of even identity are of a newer version, and each of their attempts
+    /// writes an event of this class that the others don't know.
+    pub(crate) newer: Option<Class>,
+    /// Attempts that have written content which only a newer worker understands,
+    /// as bits.
+    pub(crate) newer_content: u16,
 }
 
 /// An entry of the job stream.
@@ -108,9 +116,11 @@ pub(crate) enum Run {
         ended: bool,
     },
     /// Drained: the task is to be queued again.
+    /// `later`: for a newer worker.
     Release {
         job: u32,
         attempt: u32,
+        later: bool,
     },
     HandBack {
         job: u32,
@@ -136,6 +146,9 @@ pub(crate) struct Streaming {
     pub(crate) since_reset: u8,
     pub(crate) said: u8,
     pub(crate) written: u8,
+    /// The class of an event that others don't know, and whether it was written.
+    pub(crate) newer: Option<Class>,
+    pub(crate) newer_written: bool,
     pub(crate) plan: Plan,
 }
 
@@ -163,6 +176,8 @@ pub(crate) struct End {
     pub(crate) id: EventId,
     pub(crate) status: Status,
     pub(crate) text: Span,
+    /// It has the content that only a newer worker understands, if there is any.
+    pub(crate) more: bool,
 }
 
 /// Somebody who ends the task without owning its attempt: the caller's API, or
@@ -213,7 +228,7 @@ impl Status {
 }
 
 impl Streaming {
-    pub(crate) fn new(job: u32, attempt: u32) -> Self {
+    pub(crate) fn new(job: u32, attempt: u32, newer: Option<Class>) -> Self {
         Self {
             job,
             attempt,
@@ -227,6 +242,8 @@ impl Streaming {
             since_reset: 0,
             said: 0,
             written: 0,
+            newer,
+            newer_written: false,
             plan: Plan::Talk,
         }
     }

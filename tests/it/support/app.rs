@@ -314,6 +314,7 @@ impl App {
             tool_calls: calls
                 .map(|calls| serde_json::from_value(calls).expect("calls"))
                 .unwrap_or_default(),
+            opaque: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use rill::domain::{Answer, Event, EventId};
+use rill::domain::{Answer, Class, Event, EventId, StoredName};
 
 /// One dispatched event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +110,8 @@ pub(crate) struct Reader {
     pub(crate) events: Vec<Sse>,
     /// When each of them came.
     pub(crate) times: Vec<Instant>,
+    /// Pings, which are no events.
+    pub(crate) pings: usize,
     /// The terminal event.
     pub(crate) end: Option<Sse>,
 }
@@ -124,6 +126,7 @@ impl Reader {
             answer: Answer::default(),
             events: Vec::new(),
             times: Vec::new(),
+            pings: 0,
             end: None,
         }
     }
@@ -185,16 +188,28 @@ impl Reader {
     }
 
     fn take(&mut self, sse: Sse) {
+        if sse.event == "ping" {
+            assert_eq!(
+                Some(&sse.id),
+                self.cursor.as_ref().or(Some(&String::new())),
+                "a ping has no ID"
+            );
+            self.pings += 1;
+            return;
+        }
         let id: EventId = sse.id.parse().expect("an event has an ID");
         if let Some(before) = &self.cursor {
             let before: EventId = before.parse().expect("an ID");
             assert!(id > before, "{id} after {before}: sent twice or out of order");
         }
         self.cursor = Some(sse.id.clone());
-        let name = sse.event.parse().expect("an event has a known name");
-        let event = Event::decode(name, sse.data.as_bytes()).expect("its data fits its name");
-        assert!(!matches!(event, Event::Complete { .. }), "complete is not for readers");
-        self.answer.apply(&event);
+        let name = StoredName::read(sse.event.as_bytes()).expect("an event has a name");
+        assert_ne!(name.class(), Class::Internal, "{name} is not for readers");
+        // Events with names that it doesn't know are ignored.
+        if let Some(known) = name.known() {
+            let event = Event::decode(known, sse.data.as_bytes()).expect("its data fits its name");
+            self.answer.apply(&event);
+        }
         if name.is_terminal() {
             self.end = Some(sse.clone());
         }
