@@ -93,6 +93,7 @@ async fn of_twenty(app: &App, figures: &mut Figures) {
 const PERIODIC: &[&str] = &[
     "WITH me AS",
     "WITH turn AS",
+    "SELECT id FROM deployment",
     "SELECT id, message_id, attempt, status, cancel",
     "WITH dead AS",
     // After a reconnect, the first one included.

@@ -6,7 +6,7 @@ use rill::domain::TaskId;
 
 use crate::in_both_modes;
 use crate::support::{
-    App, Builder, Cut, PrivateRedis, Reader, connect_to_redis, eventually, within,
+    App, Builder, Cut, PrivateRedis, Reader, connect_to_redis, eventually, typed, within,
 };
 
 const STREAMS: usize = 2_000;
@@ -76,10 +76,10 @@ pub(crate) async fn running_tasks(app: &App, count: usize) -> Vec<TaskId> {
         "WITH m AS (
              INSERT INTO messages (id, conversation_id, position, role)
              SELECT gen_random_uuid(), $1::uuid, n, 'assistant' FROM generate_series(1, $2) n RETURNING id)
-         INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters, request,
+         INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters,
                             status, attempt, claim_id, worker_id, deadline_at, enqueued_at)
          SELECT gen_random_uuid(), '00000000-0000-0000-0000-000000000000', $1::uuid, id, 'simulator',
-                '{}', '{}', 'running', 1, gen_random_uuid(), gen_random_uuid(), now() + interval '1 hour', now()
+                '{}', 'running', 1, gen_random_uuid(), gen_random_uuid(), now() + interval '1 hour', now()
          FROM m RETURNING id",
     )
     .bind(&conversation)
@@ -113,6 +113,7 @@ async fn append(
     (seq, name, data): (usize, &str, &str),
     hinted: bool,
 ) {
+    let data = typed(name, data);
     for batch in tasks.chunks(200) {
         let mut commands = redis::pipe();
         for task in batch {
@@ -121,7 +122,7 @@ async fn append(
                 .xadd(
                     format!("{prefix}:{{{partition}}}:task:{task}"),
                     &id,
-                    &[("e", name), ("d", data)],
+                    &[("e", name), ("d", data.as_str())],
                 )
                 .ignore();
             if hinted {

@@ -34,9 +34,16 @@ pub(crate) fn since(
 
 /// What each process does once in a while, whatever runs.
 pub(crate) fn is_periodic(query: &str) -> bool {
-    ["WITH me AS", "WITH turn AS", "SELECT id, message_id, attempt, status, cancel", "WITH dead AS"]
-        .iter()
-        .any(|start| query.starts_with(start))
+    [
+        "WITH me AS",
+        "WITH turn AS",
+        "SELECT id, message_id, attempt, status, cancel",
+        "WITH dead AS",
+        // Of each connection that is opened.
+        "SELECT id FROM deployment",
+    ]
+    .iter()
+    .any(|start| query.starts_with(start))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

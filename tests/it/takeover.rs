@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use redis::AsyncCommands;
 
 use crate::in_both_modes;
-use crate::support::{App, Builder, Cut, eventually, within};
+use crate::support::{App, Builder, Cut, eventually, typed, within};
 
 in_both_modes! {
     async fn a_task_outlives_its_worker(builder: Builder) {
@@ -107,7 +107,8 @@ async fn what_the_model_had_finished_is_committed_without_calling_it_again() {
         ("1-2", "delta", r#"{"text":"it"}"#),
         ("1-3", "complete", r#"{"finish_reason":"stop","usage":null}"#),
     ] {
-        let _: String = redis.xadd(&key, id, &[("e", name), ("d", data)]).await.expect("XADD");
+        let _: String =
+            redis.xadd(&key, id, &[("e", name), ("d", &typed(name, data))]).await.expect("XADD");
     }
     let mut reader = app.reader(&posted);
     reader.connect(Cut::AfterEvents(3)).await.expect("connects");
@@ -125,8 +126,10 @@ async fn a_terminal_event_that_was_never_appended_is_appended_by_whoever_finds_t
     let mut app = App::builder().workers(0).start().await;
     let posted = app.say("[[tokens=5]]").await;
     // A worker that died between its commit and the terminal event.
-    let data =
-        format!(r#"{{"message_id":"{}","finish_reason":"stop","usage":null}}"#, posted.message);
+    let data = format!(
+        r#"{{"type":"done","message_id":"{}","finish_reason":"stop","usage":null}}"#,
+        posted.message
+    );
     sqlx::query(
         "WITH ended AS (UPDATE tasks SET status = 'done', attempt = 1, final_id = '1-3',
                 final_event = 'done', final_data = $2, finished_at = now() WHERE id = $1::uuid)
@@ -143,7 +146,8 @@ async fn a_terminal_event_that_was_never_appended_is_appended_by_whoever_finds_t
         ("1-0", "started", r#"{"attempt":1,"model":"m"}"#),
         ("1-1", "delta", r#"{"text":"whole"}"#),
     ] {
-        let _: String = redis.xadd(&key, id, &[("e", name), ("d", data)]).await.expect("XADD");
+        let _: String =
+            redis.xadd(&key, id, &[("e", name), ("d", &typed(name, data))]).await.expect("XADD");
     }
     app.start_worker();
     eventually("the terminal event is in the stream", || {
@@ -211,9 +215,9 @@ async fn a_task_that_its_worker_has_forgotten_is_queued_again() {
     let row = sqlx::query(
         "WITH m AS (INSERT INTO messages (id, conversation_id, position, role)
                     VALUES (gen_random_uuid(), $1::uuid, 0, 'assistant') RETURNING id)
-         INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters, request,
+         INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters,
                             status, attempt, claim_id, worker_id, deadline_at, enqueued_at)
-         SELECT $2::uuid, '00000000-0000-0000-0000-000000000000', $1::uuid, m.id, 'simulator', '{}', '{}',
+         SELECT $2::uuid, '00000000-0000-0000-0000-000000000000', $1::uuid, m.id, 'simulator', '{}',
                 'running', 1, gen_random_uuid(), w.id, now() + interval '1 hour', now()
          FROM m, (SELECT id FROM workers LIMIT 1) w",
     );

@@ -21,7 +21,7 @@ async fn a_job_is_begun_once_whatever_happens_while_it_is_claimed() {
             ONCE,
         ),
         postgres("begin", |text, _| text.contains("WITH seen AS"), [ONCE, (2, 1, 1, 1)], ONCE),
-        postgres("prompt", |text, _| text.contains("SELECT 'system'"), [(2, 1, 1, 1); 2], ONCE),
+        postgres("prompt", |text, _| text.contains("'system' AS role"), [(2, 1, 1, 1); 2], ONCE),
     ];
     each(Scene::Claims, ANSWER, "done", &steps).await;
 }
@@ -90,7 +90,7 @@ async fn a_task_is_handed_over_whatever_happens_while_its_worker_drains() {
     let steps = [
         postgres(
             "release",
-            |text, _| text.contains("run_after = NULL, enqueued_at = now()"),
+            |text, _| text.contains("ELSE 'yielded' END"),
             [AGAIN, released],
             released,
         ),

@@ -15,6 +15,12 @@ pub(crate) use servers::{PrivatePostgres, PrivateRedis, connect_to_redis};
 
 use std::time::Duration;
 
+/// An event's data, with the type that its name is.
+pub(crate) fn typed(name: &str, fields: &str) -> String {
+    let fields = fields.strip_prefix('{').expect("an object");
+    format!("{{\"type\":\"{name}\",{fields}")
+}
+
 /// How long a test waits for what must happen, on a machine that is busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
