@@ -91,6 +91,25 @@ impl EventName {
         }
     }
 
+    /// The event of that name, if this version knows it. A `match`, as each token
+    /// goes through here.
+    const fn of(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b"started" => Self::Started,
+            b"delta" => Self::Delta,
+            b"reasoning" => Self::Reasoning,
+            b"tool_call" => Self::ToolCall,
+            b"retrying" => Self::Retrying,
+            b"snapshot" => Self::Snapshot,
+            b"done" => Self::Done,
+            b"failed" => Self::Failed,
+            b"cancelled" => Self::Cancelled,
+            b"complete" => Self::Complete,
+            b"internal.opaque" => Self::Opaque,
+            _ => return None,
+        })
+    }
+
     /// The class. For names of other versions: [`StoredName::class`].
     pub const fn class(self) -> Class {
         match self {
@@ -128,8 +147,7 @@ impl FromStr for EventName {
     type Err = UnknownEventName;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let known = Self::ALL.into_iter().find(|name| name.as_str() == s);
-        known.ok_or_else(|| UnknownEventName(s.to_owned()))
+        Self::of(s.as_bytes()).ok_or_else(|| UnknownEventName(s.to_owned()))
     }
 }
 
@@ -152,10 +170,10 @@ pub enum StoredName {
 impl StoredName {
     /// Reads a name; nothing if no version could have written it.
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        if let Some(name) = EventName::ALL.into_iter().find(|name| name.as_str() == text) {
+        if let Some(name) = EventName::of(bytes) {
             return Some(Self::Known(name));
         }
+        let text = std::str::from_utf8(bytes).ok()?;
         let fit = (1..=LONGEST).contains(&text.len())
             && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.'));
         fit.then(|| Self::Other(text.into()))

@@ -54,7 +54,9 @@ impl<'a> EventFields<'a> {
             b"o" => &mut self.opaque,
             _ => return,
         };
-        place.get_or_insert(value);
+        if place.is_none() {
+            *place = Some(value);
+        }
     }
 
     pub(super) const fn opaque(&self) -> Option<&'a [u8]> {

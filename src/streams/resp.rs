@@ -47,6 +47,15 @@ impl Scanner {
     pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
         while self.missing > 0 {
             let rest = &bytes[self.scanned..];
+            if let Some((line, length)) = bulk_header(rest) {
+                let end = self.scanned + line + length + 2;
+                if end > bytes.len() {
+                    return Ok(None);
+                }
+                self.scanned = end;
+                self.missing -= 1;
+                continue;
+            }
             let Some(line) = line(rest)? else { return Ok(None) };
             let next = self.scanned + line.len() + 2;
             let length = || number(&line[1..]).filter(|n| *n <= MAX).ok_or(Malformed);
@@ -72,6 +81,26 @@ impl Scanner {
         *self = Self::default();
         Ok(Some(length))
     }
+}
+
+/// The header of a string of less than 10 million bytes, which nearly all values
+/// are: how long its line is, with the end, and how long the string. Nothing of
+/// anything else, and where it isn't all there.
+fn bulk_header(bytes: &[u8]) -> Option<(usize, usize)> {
+    const DIGITS: usize = 7;
+    let (mut at, mut length) = (1, 0);
+    if bytes.first() != Some(&b'$') {
+        return None;
+    }
+    while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
+        length = length * 10 + usize::from(digit - b'0');
+        at += 1;
+        if at > DIGITS + 1 {
+            return None;
+        }
+    }
+    let ends = at > 1 && bytes.get(at) == Some(&b'\r') && bytes.get(at + 1) == Some(&b'\n');
+    ends.then_some((at + 2, length))
 }
 
 /// The first line, without its end; nothing if it isn't all there.
@@ -106,7 +135,13 @@ impl<'a> Values<'a> {
     }
 
     fn bulk(&mut self) -> Option<&'a [u8]> {
-        let length = self.head(b'$')?;
+        let length = match bulk_header(self.0) {
+            Some((line, length)) => {
+                self.0 = &self.0[line..];
+                length
+            }
+            None => self.head(b'$')?,
+        };
         let (bulk, rest) = self.0.split_at_checked(length)?;
         self.0 = rest.get(2..)?;
         Some(bulk)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{PERSIST, Result, Tasks};
 use crate::domain::splice::{Splice, Step};
-use crate::domain::{AccountId, Event, EventId, EventName, TaskId};
+use crate::domain::{AccountId, Class, Event, EventId, EventName, TaskId};
 use crate::log_limit::LogLimit;
 use crate::metrics;
 use crate::store::StreamEnd;
@@ -144,13 +144,13 @@ impl Reader {
 fn sift(splice: &mut Splice, entries: Vec<Entry>) -> (Vec<Entry>, Option<Source>) {
     let mut events = Vec::with_capacity(entries.len());
     for entry in entries {
-        match splice.offer(entry.id, entry.name.class()) {
+        let class = entry.name.class();
+        match splice.offer(entry.id, class) {
             Step::Skip => {}
             Step::Fill => return (events, Some(Source::Database)),
             Step::Forward => {
-                let terminal = entry.name.is_terminal();
                 events.push(entry);
-                if terminal {
+                if class == Class::Terminal {
                     return (events, Some(Source::Nothing));
                 }
             }

@@ -27,9 +27,15 @@ export class Server {
   #name = `rill_browser_${process.pid}_${Date.now()}`;
   #process = null;
   #log = [];
+  #options;
 
-  static async start() {
-    const server = new Server();
+  constructor(options) {
+    this.#options = options;
+  }
+
+  /** `options` are environment variables that differ from the tests' usual ones. */
+  static async start(options = {}) {
+    const server = new Server(options);
     server.port = await freePort();
     server.url = `http://127.0.0.1:${server.port}`;
     if (process.env.DATABASE_URL) server.#psql(`create database ${server.#name}`);
@@ -46,6 +52,7 @@ export class Server {
       // Work of a worker that was killed is taken over after a lease.
       RILL_LEASE: "2s",
       RILL_HEARTBEAT: "500ms",
+      ...this.#options,
     };
     // Whatever the machine is configured for, the simulator answers here.
     for (const name of ["OPENAI_API_KEY", "OPENAI_BASE_URL", "RILL_UPSTREAMS", "RILL_MODELS"]) delete env[name];

@@ -5,11 +5,12 @@ import { randomUUID } from "node:crypto";
 import { after, before, describe, test } from "node:test";
 import * as chat from "./chat.js";
 import { launch, Server, SIZES, until } from "./harness.js";
+import { Proxy } from "./proxy.js";
 
 let server;
 let browser;
 before(async () => {
-  server = await Server.start();
+  server = await Server.start({ RILL_PING_INTERVAL: "500ms" });
   browser = await launch();
 });
 after(async () => {
@@ -18,8 +19,13 @@ after(async () => {
 });
 
 const STREAM = /\/v1\/tasks\/[^/]+\/stream/;
+const TASK = /\/v1\/tasks\/[^/]+$/;
 const POST = /\/v1\/conversations\/[^/]+\/messages$/;
 const away = { status: 503, contentType: "application/problem+json", headers: { "retry-after": "1" } };
+const missing = { status: 404, contentType: "application/problem+json", body: JSON.stringify({ type: "about:blank", title: "Not found", status: 404, code: "task_not_found" }) };
+/** Milliseconds without a ping after which the page notices for certain: it looks every 5 s. */
+const SILENCE = 50_000;
+const HOUR = 3_600_000;
 const problem = JSON.stringify({ type: "about:blank", title: "Unavailable", status: 503, code: "unavailable", detail: "Come back soon." });
 
 // Most of their time the tests wait for a model: three at once.
@@ -135,4 +141,83 @@ describe("the chat page in trouble", { concurrency: 3 }, () => {
       await chat.close(page);
     });
   }
+
+  test("a connection that is held without a word is left, and resumes after the last event", async (t) => {
+    const proxy = await Proxy.start(server.url);
+    t.after(() => proxy.stop());
+    const page = await chat.open(browser, proxy, SIZES[0]);
+    await page.clock.install();
+    await chat.send(page, "Hold me. [[tokens=600]] [[rate=40]]");
+    await chat.untilLonger(page, 100);
+    proxy.hold();
+    const held = await chat.lineOf(page);
+    assert.match(held, /\[live\]/);
+    await page.clock.fastForward(SILENCE);
+    const lost = await chat.untilLine(page, /\[reconnecting\] reconnecting \(attempt 1\) · have everything up to event 1-\d+/);
+    const [, last] = lost.match(/event (1-\d+)/);
+    // The second connection is accepted and held as well: it doesn't even bring a status.
+    await until("a second connection", () => proxy.streams.length === 2);
+    proxy.release();
+    await page.clock.fastForward(SILENCE);
+    await chat.untilLine(page, new RegExp(`\\[live\\].*resumed after event ${last}, nothing lost`));
+    assert.deepEqual(proxy.streams.slice(1).map((path) => path.split("?")[1]), Array(2).fill(`last_event_id=${last}`));
+    assert.match(await chat.untilEnded(page), /over 2 connections · .*identical to the stored answer$/);
+    await chat.assertSameAsStored(page, server);
+    await chat.close(page);
+  });
+
+  test("a response that a proxy ends cleanly is not taken for the end of the answer", async (t) => {
+    const proxy = await Proxy.start(server.url);
+    t.after(() => proxy.stop());
+    const page = await chat.open(browser, proxy, SIZES[0]);
+    await chat.send(page, "End me. [[tokens=200]] [[rate=40]]");
+    await chat.untilLonger(page, 100);
+    await proxy.endCleanly();
+    await chat.untilLine(page, /\[reconnecting\]/);
+    await chat.untilLine(page, /\[live\].*resumed after event 1-\d+, nothing lost/);
+    assert.match(await chat.untilEnded(page), /over 2 connections · .*identical to the stored answer$/);
+    await chat.assertSameAsStored(page, server);
+    await chat.close(page);
+  });
+
+  test("the connection of an answer that is silent is kept while pings come", async () => {
+    const page = await chat.open(browser, server, SIZES[0]);
+    await page.clock.install();
+    await page.evaluate(() => {
+      window.EventSource = class extends EventSource {
+        constructor(url) {
+          super(url);
+          window.source = this;
+        }
+      };
+    });
+    await chat.send(page, "Think first. [[ttft=4s]] [[tokens=5]] [[rate=40]]");
+    await chat.untilLine(page, /\[live\] live · event 1-/);
+    for (let i = 0; i < 3; i += 1) {
+      await page.evaluate(() => new Promise((ping) => window.source.addEventListener("ping", ping, { once: true })));
+      await page.clock.fastForward(SILENCE * 2 / 3);
+    }
+    assert.match(await chat.untilEnded(page), /over one connection · identical to the stored answer$/);
+    await chat.close(page);
+  });
+
+  test("a task that is gone is asked for once, and never again", async () => {
+    const page = await chat.open(browser, server, SIZES[0]);
+    await page.clock.install();
+    await chat.send(page, "Forget me. [[tokens=400]] [[rate=40]]");
+    await chat.untilLonger(page, 100);
+    const asked = [];
+    for (const path of [STREAM, TASK]) {
+      await page.route(path, (route) => {
+        asked.push(path);
+        return route.fulfill(missing);
+      });
+    }
+    await page.click("#cut");
+    await until("the answer is not followed any more", () => page.locator(".message.streaming").count().then((count) => count === 0));
+    for (let i = 0; i < 3; i += 1) await page.clock.fastForward(HOUR);
+    await page.evaluate(() => fetch("/healthz"));
+    assert.deepEqual(asked, [TASK]);
+    await chat.close(page);
+  });
 });

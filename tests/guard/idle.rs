@@ -56,10 +56,10 @@ async fn queued_tasks(app: &App, count: usize) -> Vec<uuid::Uuid> {
         "WITH m AS (
              INSERT INTO messages (id, conversation_id, position, role)
              SELECT gen_random_uuid(), $1::uuid, n, 'assistant' FROM generate_series(1, $2) n RETURNING id)
-         INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters, request,
+         INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters,
                             status, attempt, claim_id, worker_id, deadline_at, enqueued_at)
          SELECT gen_random_uuid(), '00000000-0000-0000-0000-000000000000', $1::uuid, id, 'simulator',
-                '{}', '{}', 'running', 1, gen_random_uuid(), gen_random_uuid(), now() + interval '1 hour', now()
+                '{}', 'running', 1, gen_random_uuid(), gen_random_uuid(), now() + interval '1 hour', now()
          FROM m RETURNING id",
     )
     .bind(app.conversation().await)

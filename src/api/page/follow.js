@@ -3,15 +3,16 @@
 // EventSource reconnects by itself, with Last-Event-ID, when a connection breaks. It gives up
 // for good on any answer that is not a 200 stream: a 503 while the server restarts, or the
 // 204 that says there is nothing after the cursor. It does not tell which; so we ask for the
-// task, and open a new EventSource at the cursor unless the task has ended.
+// task, and open a new EventSource at the cursor unless the task has ended. It does not notice
+// a connection that died without either end being told; pings that stop coming show that.
 
 import * as api from "./api.js";
 import { Answer, compareIds } from "./answer.js";
 
 const EVENTS = ["started", "delta", "reasoning", "tool_call", "retrying", "snapshot", "done", "failed", "cancelled"];
 const LONGEST_WAIT = 15_000;
-/** Comments that keep the line open are invisible to us; after so much silence, ask. */
-const SILENCE = 30_000;
+/** Three of the server's pings; one may be late. */
+const SILENCE = 45_000;
 const MOST_STRETCHES = 40;
 
 export const hasEnded = (task) => ["done", "failed", "cancelled"].includes(task.status);
@@ -34,6 +35,7 @@ export class Follower {
   #source = null;
   #timer = null;
   #watch = null;
+  /** When the connection last showed that it lives, or was asked for. */
   #heard = 0;
   #resumedFrom = null;
   #readToTheEnd = false;
@@ -48,7 +50,7 @@ export class Follower {
     this.task = task;
     this.#seen = seen;
     this.#changed = changed;
-    this.#watch = setInterval(() => this.#askWhenSilent(), 5_000);
+    this.#watch = setInterval(() => this.#leaveWhenSilent(), 5_000);
     this.#open();
   }
 
@@ -91,6 +93,7 @@ export class Follower {
     const url = api.streamUrl(this.task);
     const source = new EventSource(last ? `${url}?last_event_id=${last}` : url);
     this.#source = source;
+    this.#heard = Date.now();
     source.onopen = () => {
       this.connections += 1;
       this.#heard = Date.now();
@@ -107,6 +110,7 @@ export class Follower {
         this.#is(navigator.onLine ? "reconnecting" : "offline");
       }
     };
+    source.addEventListener("ping", () => (this.#heard = Date.now()));
     for (const name of EVENTS) source.addEventListener(name, (event) => this.#receive(name, event));
   }
 
@@ -198,19 +202,11 @@ export class Follower {
     return ceiling * (0.5 + Math.random() / 2);
   }
 
-  /** A connection can be dead without either end being told. */
-  async #askWhenSilent() {
-    if (this.state !== "live" || Date.now() - this.#heard < SILENCE) return;
-    this.#heard = Date.now();
-    const source = this.#source;
-    try {
-      const task = await api.task(this.task);
-      if (this.#source === source && hasEnded(task)) this.#open();
-    } catch {
-      if (this.#source !== source) return;
-      this.#drop();
-      this.#lost(this.#backoff());
-    }
+  /** By the wall clock: timers stand still while a machine sleeps, and its connections die meanwhile. */
+  #leaveWhenSilent() {
+    if (!this.#source || Date.now() - this.#heard < SILENCE) return;
+    this.#drop();
+    this.#lost(this.#backoff());
   }
 
   #finish(state) {

@@ -155,7 +155,9 @@ impl Translator {
         if let Some(text) = said(delta.reasoning_content).or_else(|| said(delta.reasoning)) {
             deltas.push_back(Delta::Reasoning(text));
         }
-        deltas.extend(opaque(None, "reasoning_details", delta.reasoning_details));
+        if let Some(value) = delta.reasoning_details {
+            deltas.extend(opaque(None, "reasoning_details", value));
+        }
         if let Some(text) = said(delta.content) {
             deltas.push_back(Delta::Text(text));
         }
@@ -173,16 +175,19 @@ impl Translator {
                 name: said(name),
                 arguments: said(arguments).unwrap_or_default(),
             }));
-            deltas.extend(opaque(Some(index), "extra_content", call.extra_content));
+            if let Some(value) = call.extra_content {
+                deltas.extend(opaque(Some(index), "extra_content", value));
+            }
         }
     }
 }
 
 /// What a server wants back, if it sent something.
-fn opaque(call: Option<u32>, name: &str, value: Option<Box<RawValue>>) -> Option<Delta> {
-    let value = value.filter(|value| !matches!(value.get(), "null" | "[]" | "{}"))?;
-    let data = OpaqueData { call, name: name.to_owned(), json: Box::<str>::from(value).into() };
-    Some(Delta::Opaque(data))
+fn opaque(call: Option<u32>, name: &str, value: Box<RawValue>) -> Option<Delta> {
+    let json: Box<str> = value.into();
+    let says_something = !matches!(&*json, "[]" | "{}");
+    let data = OpaqueData { call, name: name.to_owned(), json: json.into() };
+    says_something.then_some(Delta::Opaque(data))
 }
 
 /// Text that is there and not empty, fit for the database.

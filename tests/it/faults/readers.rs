@@ -52,7 +52,10 @@ async fn measure(app: &App, task: String, start: Instant) -> Vec<(String, Durati
     let (mut parser, mut seen) = (SseParser::default(), Vec::new());
     while let Some(piece) = body.next().await {
         for event in parser.feed(&piece.expect("a piece")) {
-            let written = event.data.strip_prefix(r#"{"text":""#).and_then(|t| t.split(' ').next());
+            let written = event
+                .data
+                .strip_prefix(r#"{"type":"delta","text":""#)
+                .and_then(|t| t.split(' ').next());
             if let Some(written) = written.and_then(|micros| micros.parse().ok()) {
                 let took = start.elapsed().saturating_sub(Duration::from_micros(written));
                 seen.push((event.id, took));
