@@ -5,6 +5,12 @@ use crate::config::Finding;
 
 /// What the statements need: `MATERIALIZED`; and the schema: `gen_random_uuid`.
 const NEEDED: i32 = 130_000;
+/// What is wrong with a schema that was made by other migrations of the same
+/// number: 0001 was written anew until the first release, 0.2.0.
+pub(super) const OTHER_MIGRATIONS: &str = "PostgreSQL's database was set up by migrations that are not this rill's: it is another program's, or \
+     of a rill before 0.2.0, whose data is not taken over. Does DATABASE_URL name the right database? \
+     Otherwise begin with an empty database (`make forget` deletes what `make run` has kept)";
+
 /// The oldest that is supported.
 const SUPPORTED: i32 = 140_000;
 
@@ -173,10 +179,7 @@ fn judge_schema(applied: &[(i64, bool, Vec<u8>)]) -> Vec<Finding> {
     }
     if up().any(|m| found(m.version).is_some_and(|(_, _, checksum)| checksum[..] != m.checksum[..]))
     {
-        findings.push(Finding::breaking(
-            "PostgreSQL's database was set up by migrations that are not this rill's: does DATABASE_URL \
-             name the right database?",
-        ));
+        findings.push(Finding::breaking(OTHER_MIGRATIONS));
     }
     // While a newer version is rolled out, older processes go on, and restart.
     if applied.iter().any(|(version, ..)| !up().any(|m| m.version == *version)) {

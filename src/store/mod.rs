@@ -88,6 +88,9 @@ pub enum Error {
     /// A stored value is not what it should be.
     #[error("a stored value is corrupt: {0}")]
     Corrupt(String),
+    /// The schema was made by other migrations than this version's.
+    #[error("{}", checks::OTHER_MIGRATIONS)]
+    OtherMigrations,
     /// The schema could not be brought up to date.
     #[error("the migrations failed: {0}")]
     Migrate(#[source] Arc<sqlx::migrate::MigrateError>),
@@ -117,7 +120,7 @@ impl Error {
         match self {
             Self::Unavailable(error) => matches!(**error, sqlx::Error::Database(_)),
             Self::Refused(_) | Self::Corrupt(_) => true,
-            Self::Timeout(_) | Self::Url(_) | Self::Migrate(_) => false,
+            Self::Timeout(_) | Self::Url(_) | Self::OtherMigrations | Self::Migrate(_) => false,
         }
     }
 
@@ -156,7 +159,10 @@ impl From<sqlx::Error> for Error {
 
 impl From<sqlx::migrate::MigrateError> for Error {
     fn from(error: sqlx::migrate::MigrateError) -> Self {
-        Self::Migrate(Arc::new(error))
+        match error {
+            sqlx::migrate::MigrateError::VersionMismatch(_) => Self::OtherMigrations,
+            error => Self::Migrate(Arc::new(error)),
+        }
     }
 }
 

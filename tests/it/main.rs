@@ -7,6 +7,7 @@
 mod answers;
 mod cancel;
 mod chaos;
+mod deployment;
 mod drain;
 mod ends;
 mod errors;
@@ -23,11 +24,13 @@ mod readme;
 mod recovery;
 mod retries;
 mod scale;
+mod schema;
 mod startup;
 mod statements;
 mod support;
 mod takeover;
 mod together;
+mod versions;
 
 /// Makes a test of each stream test, with hints and without.
 macro_rules! in_both_modes {
