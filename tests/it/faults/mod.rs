@@ -14,6 +14,9 @@
 //! | … retry | `steps::another_try_follows_whatever_happens_while_one_is_given_up` |
 //! | … relay | `steps::a_missing_job_is_added_whatever_happens_to_the_relay` |
 //! | … release and hand back | `steps::a_task_is_handed_over_whatever_happens_while_its_worker_drains` |
+//! | … leaving a task to a newer worker | `steps::a_task_is_left_to_a_newer_worker_whatever_happens_while_it_is`, `versions::an_answer_that_only_a_newer_worker_understands_is_left_to_one` |
+//! | two versions at once | `versions`, `protocol::checks::the_promises_hold_between_two_versions_whatever_the_newer_one_writes` |
+//! | another deployment's Redis or PostgreSQL behind the same address | `deployment` |
 //! | … dead letter | `steps::a_task_that_is_given_up_is_a_dead_letter_whatever_happens_meanwhile` |
 //! | … taking over | `steps::what_a_killed_worker_left_is_finished_whatever_happens_to_who_takes_over` |
 //! | a job that kills its workers | `queue::a_poison_job_becomes_a_dead_letter_and_others_go_on`, `takeover::a_task_that_kills_its_workers_ends_as_a_dead_letter` |

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use redis::AsyncCommands;
 
 use super::stage::{Expected, Fault, Stages, jobs, play, steady, without_relay};
-use crate::support::{App, Cut, Freeze, Proxy, eventually};
+use crate::support::{App, Cut, Freeze, Posted, Proxy, eventually, typed};
 
 /// A request, and what the task comes to when something happens at it.
 #[derive(Clone, Copy)]
@@ -44,6 +44,8 @@ pub(super) enum Scene {
     TakesOver,
     /// The same, and it is the first to look for what that one left.
     Reclaims,
+    /// A newer worker, which is gone, has left content that it doesn't understand.
+    LeavesToNewer,
 }
 
 /// Uncharged, once.
@@ -101,6 +103,12 @@ async fn case(
     let play = async {
         let trap = match scene {
             Scene::Claims => {
+                let trap = arm(&stage.redis, &stage.database);
+                stage.start_under_fault();
+                trap
+            }
+            Scene::LeavesToNewer => {
+                begun_by_a_newer_worker(&stage.app, &posted).await;
                 let trap = arm(&stage.redis, &stage.database);
                 stage.start_under_fault();
                 trap
@@ -175,6 +183,25 @@ async fn case(
     let expected = Expected { end, attempts, failures, calls, letters };
     stage.ended_well(&posted, &reader, &expected).await;
     stages.clear(stage).await;
+}
+
+/// As if a newer worker had handed it back in the middle of its answer.
+async fn begun_by_a_newer_worker(app: &App, posted: &Posted) {
+    sqlx::query("UPDATE tasks SET attempt = 1 WHERE id = $1::uuid")
+        .bind(&posted.task)
+        .execute(&app.pool)
+        .await
+        .expect("updates");
+    let (key, mut redis) = (app.stream_key(posted), app.redis().await);
+    for (seq, name, fields) in [
+        (0, "started", r#"{"attempt":1,"model":"simulator"}"#),
+        (1, "content.newer", r#"{"said":"something"}"#),
+        (2, "complete", r#"{"finish_reason":"stop","usage":null}"#),
+    ] {
+        let fields = [("e", name), ("d", &typed(name, fields))];
+        let _: String = redis.xadd(&key, format!("1-{seq}"), &fields).await.expect("XADD");
+    }
+    let _: bool = redis.expire(&key, 600).await.expect("EXPIRE");
 }
 
 /// As if Redis had lost it, and accepting had noticed.

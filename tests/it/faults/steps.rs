@@ -100,6 +100,23 @@ async fn a_task_is_handed_over_whatever_happens_while_its_worker_drains() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_is_left_to_a_newer_worker_whatever_happens_while_it_is() {
+    // Eight times left, and begun again; charged is only a worker that dies with it.
+    let (left, charged): (Cost, Cost) = ((10, 0, 1, 1), (10, 1, 1, 1));
+    let steps = [
+        redis(
+            "history",
+            |text, task| text.starts_with("XRANGE") && text.contains(task),
+            [charged; 2],
+            left,
+        ),
+        postgres("release", |text, _| text.contains("ELSE 'yielded' END"), [charged, left], left),
+        redis("acknowledgement", |text, _| is_acknowledgement(text), [left; 2], left),
+    ];
+    each(Scene::LeavesToNewer, ANSWER, "done", &steps).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_is_given_up_is_a_dead_letter_whatever_happens_meanwhile() {
     let failed: Cost = (1, 1, 1, 1);
     let steps = [
