@@ -62,6 +62,12 @@ chaos: ## every fault at once; CHAOS_SECONDS=60 CHAOS_TASKS=60 CHAOS_SEED=
 	@CHAOS_SECONDS=$${CHAOS_SECONDS:-60} CHAOS_TASKS=$${CHAOS_TASKS:-60} \
 	    scripts/with-services scripts/test rust -- --test it -- --nocapture chaos::under
 
+.PHONY: compatibility
+compatibility: ## the released binary beside this one, under chaos; CHAOS_SECONDS=120
+	@RILL_RELEASED_BIN=$$(scripts/released) && export RILL_RELEASED_BIN && \
+	    CHAOS_SECONDS=$${CHAOS_SECONDS:-120} CHAOS_TASKS=$${CHAOS_TASKS:-60} \
+	    scripts/with-services scripts/test rust -- --test it -- --nocapture chaos::under
+
 .PHONY: recovery
 recovery: ## how long readers wait when something dies
 	@scripts/with-services scripts/test rust -- --test it -- --nocapture --ignored recovery::

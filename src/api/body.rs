@@ -41,8 +41,6 @@ pub(super) struct JsonBody<T> {
     pub(super) value: T,
     /// As it came, field by field.
     pub(super) raw: RawObject,
-    /// As it came.
-    pub(super) text: String,
 }
 
 impl<T: DeserializeOwned> JsonBody<T> {
@@ -65,15 +63,16 @@ impl<T: DeserializeOwned> JsonBody<T> {
             let detail = error.into_inner().to_string();
             Problem::body(Code::InvalidBody, vec![FieldError::new(pointer, detail)])
         })?;
-        // JSON is UTF-8; and serde takes an array for a struct, field by field.
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        match serde_json::from_str(&text) {
-            Ok(raw) => Ok(Self { value, raw, text }),
-            Err(_) => {
-                let error = FieldError::new("", "it has to be a JSON object");
-                Err(Problem::body(Code::InvalidBody, vec![error]))
-            }
-        }
+        // serde takes an array for a struct, field by field, and the last of two
+        // fields of one name.
+        let raw = serde_json::from_slice(bytes).map_err(|error| {
+            let detail = match json {
+                Value::Object(_) => error.to_string(),
+                _ => "it has to be a JSON object".to_owned(),
+            };
+            Problem::body(Code::InvalidBody, vec![FieldError::new("", detail)])
+        })?;
+        Ok(Self { value, raw })
     }
 }
 
@@ -256,6 +255,9 @@ mod tests {
         assert_eq!(refusal("{\"text\": \"\\ud800\"}").0, Code::InvalidJson);
         assert_eq!(refusal(&"[".repeat(200)).0, Code::InvalidJson);
         assert_eq!(refusal("[\"a\", null]").0, Code::InvalidBody);
+        let (code, detail) = refusal("{\"text\": \"a\", \"text\": \"b\"}");
+        assert_eq!(code, Code::InvalidBody);
+        assert!(detail.contains("\"text\" stands there twice"), "{detail}");
         let (code, detail) = refusal("{\"text\": \"a\", \"tags\": [\"b\", 3]}");
         assert_eq!(code, Code::InvalidBody);
         assert!(

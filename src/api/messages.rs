@@ -200,7 +200,7 @@ impl Messages {
             new_message::match_calls(&said.answers, &calls)?;
         }
         let idempotency = key.map(|key| {
-            let hash = request_hash(conversation.0.as_bytes(), &body.text);
+            let hash = request_hash(conversation.0.as_bytes(), &body.raw.to_json());
             Idempotency { key, hash }
         });
         let submission = Submission {

@@ -3,9 +3,10 @@
 //! A schema's order of properties steers what a model writes first, and a float
 //! can't hold every integer. So what is passed on to models is never taken apart.
 
+use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -77,8 +78,14 @@ impl<'de> Deserialize<'de> for RawObject {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawObject, A::Error> {
                 let mut fields: Vec<(String, Box<RawValue>)> = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
+                let mut names = HashSet::new();
+                while let Some((name, value)) = map.next_entry::<String, _>()? {
+                    // Which of two counts, each reader would decide for itself.
+                    if !names.insert(name.clone()) {
+                        let twice = format_args!("the field {name:?} stands there twice");
+                        return Err(A::Error::custom(twice));
+                    }
+                    fields.push((name, value));
                 }
                 Ok(RawObject(fields))
             }
@@ -112,8 +119,8 @@ mod tests {
     }
 
     #[test]
-    fn only_an_object_is_one() {
-        for other in ["[]", "1", "null", "\"a\"", ""] {
+    fn only_an_object_whose_fields_stand_there_once_is_one() {
+        for other in ["[]", "1", "null", "\"a\"", "", r#"{"a":1,"a":1}"#, r#"{"a":1,"\u0061":2}"#] {
             assert!(serde_json::from_str::<RawObject>(other).is_err(), "{other}");
         }
     }

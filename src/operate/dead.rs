@@ -235,6 +235,11 @@ fn human_letter(row: &Row, known: bool) -> String {
     let Some(task) = letter.task else {
         let entry = letter.entry.as_deref().unwrap_or("-");
         text += &format!("Job           {entry}, which names no task\n");
+        if let Some(job) = &letter.job {
+            // Anybody may have written it: nothing of it is for the terminal.
+            let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+            text += &format!("Fields        {}\n", job.chars().map(shown).collect::<String>());
+        }
         return text
             + "\nNobody waits for it. Who else writes to the job stream? Then: rill dead drop "
             + &letter.letter

@@ -76,6 +76,23 @@ export const untilEnded = (page, deadline = 40_000) =>
     return footer && !last.classList.contains("streaming") && !footer.hidden && footer.textContent;
   }), deadline);
 
+/** Counts the pings of streams that the page opens from now on. */
+export const countPings = (page) => page.evaluate(() => {
+  window.pings = 0;
+  window.EventSource = class extends EventSource {
+    constructor(url) {
+      super(url);
+      this.addEventListener("ping", () => (window.pings += 1));
+    }
+  };
+});
+
+/** Waits for the next ping, which the page has heard by then. */
+export async function untilPing(page) {
+  const before = await page.evaluate(() => window.pings);
+  await until("a ping", () => page.evaluate((before) => window.pings > before, before));
+}
+
 /** The answer on the page is the API's, character for character. */
 export async function assertSameAsStored(page, server) {
   const messages = await server.messages(await conversationOf(page));

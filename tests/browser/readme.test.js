@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
+import { countPings, untilPing } from "./chat.js";
 import { launch, Server, until } from "./harness.js";
 import { Proxy } from "./proxy.js";
 
@@ -60,18 +61,13 @@ async function follow(page, accepted) {
       const { state } = bubble.dataset;
       if (state !== states.at(-1)) states.push(state);
     }).observe(bubble, { attributes: true, attributeFilter: ["data-state"] });
-    const EventSource = class extends window.EventSource {
-      constructor(url) {
-        super(url);
-        window.source = this;
-      }
-    };
     // Counted before the client goes on with it: a later task finds the client's timer set.
     let answered = 0;
     const { fetch } = window;
     const counted = (...request) => fetch(...request).finally(() => (window.answered = answered += 1));
-    Object.assign(window, { accepted, bubble, states, EventSource, fetch: counted });
+    Object.assign(window, { accepted, bubble, states, fetch: counted });
   }, accepted);
+  await countPings(page);
   await page.addScriptTag({ content: client });
 }
 
@@ -128,7 +124,7 @@ describe("the README's client", { concurrency: 3 }, () => {
     await follow(page, accepted);
     await untilState(page, "running");
     for (let i = 0; i < 3; i += 1) {
-      await page.evaluate(() => new Promise((ping) => source.addEventListener("ping", ping, { once: true })));
+      await untilPing(page);
       await page.clock.fastForward(SILENCE * 2 / 3);
     }
     await untilState(page, "done");

@@ -183,18 +183,11 @@ describe("the chat page in trouble", { concurrency: 3 }, () => {
   test("the connection of an answer that is silent is kept while pings come", async () => {
     const page = await chat.open(browser, server, SIZES[0]);
     await page.clock.install();
-    await page.evaluate(() => {
-      window.EventSource = class extends EventSource {
-        constructor(url) {
-          super(url);
-          window.source = this;
-        }
-      };
-    });
+    await chat.countPings(page);
     await chat.send(page, "Think first. [[ttft=4s]] [[tokens=5]] [[rate=40]]");
     await chat.untilLine(page, /\[live\] live · event 1-/);
     for (let i = 0; i < 3; i += 1) {
-      await page.evaluate(() => new Promise((ping) => window.source.addEventListener("ping", ping, { once: true })));
+      await chat.untilPing(page);
       await page.clock.fastForward(SILENCE * 2 / 3);
     }
     assert.match(await chat.untilEnded(page), /over one connection · identical to the stored answer$/);

@@ -18,10 +18,11 @@ from httpx_sse import connect_sse
 API = os.environ["RILL_URL"]
 SAMPLE = json.loads(Path(__file__).with_name("sample.json").read_text())
 TERMINAL = {"done", "failed", "cancelled"}
+PING = b"event: ping"
 
 
 class CuttingProxy:
-    """Breaks a connection after each of `limits` bytes of answer; then lets everything through."""
+    """Breaks a connection after each of `limits`, bytes of answer or the first ping; then lets everything through."""
 
     def __init__(self, limits):
         self.limits = list(limits)
@@ -40,10 +41,10 @@ class CuttingProxy:
                 client, _ = self.listener.accept()
             except OSError:
                 return
-            left = self.limits.pop(0) if self.limits else None
-            threading.Thread(target=self._serve, args=(client, left), daemon=True).start()
+            limit = self.limits.pop(0) if self.limits else None
+            threading.Thread(target=self._serve, args=(client, limit), daemon=True).start()
 
-    def _serve(self, client, left):
+    def _serve(self, client, limit):
         target = urlsplit(API)
         with client, socket.create_connection((target.hostname, target.port)) as upstream:
             head = b""
@@ -55,9 +56,13 @@ class CuttingProxy:
             found = re.search(rb"(?i)last-event-id: *(\S+)", head)
             self.resumed.append(found and found.group(1).decode())
             upstream.sendall(head)
+            left = None if limit == PING else limit
             while data := upstream.recv(65536):
                 # The cut may fall inside a character, a field or a chunk's length.
                 client.sendall(data if left is None else data[:left])
+                if limit == PING and PING in data:
+                    # Without a reset, which could overtake the ping.
+                    return
                 if left is None:
                     continue
                 left -= len(data)
@@ -83,7 +88,8 @@ def follow(client, url, deadline=60):
                         wait = event.retry / 1000
                     if not event.data:
                         continue
-                    last = event.id
+                    # A ping has no ID; on a new connection that is an empty one, and no cursor.
+                    last = event.id or last
                     yield event
                     if event.event in TERMINAL:
                         return
@@ -96,18 +102,27 @@ def follow(client, url, deadline=60):
 class HttpxSse(unittest.TestCase):
     maxDiff = 2000
 
-    def test_httpx_sse_reads_the_exact_answer_across_cuts(self):
-        with httpx.Client(base_url=API, timeout=30) as api, httpx.Client(timeout=30) as client:
-            conversation = api.post("/v1/conversations", json={"title": "httpx-sse"}).raise_for_status().json()
-            content = f"{SAMPLE['directives']} {SAMPLE['paragraph'] * SAMPLE['repeat']}"
-            messages = f"/v1/conversations/{conversation['id']}/messages"
-            key = {"Idempotency-Key": str(uuid.uuid4())}
-            sent = api.post(messages, json={"content": content}, headers=key).raise_for_status().json()
+    def ask(self, api, content):
+        """Asks for an answer; gives what was accepted, and a function that fetches the stored text."""
+        conversation = api.post("/v1/conversations", json={"title": "httpx-sse"}).raise_for_status().json()
+        messages = f"/v1/conversations/{conversation['id']}/messages"
+        key = {"Idempotency-Key": str(uuid.uuid4())}
+        accepted = api.post(messages, json={"content": content}, headers=key).raise_for_status().json()
 
-            proxy = CuttingProxy([700, 2501, 900, 4003, 1777, 3333])
-            self.addCleanup(proxy.close)
-            text, ids, end = "", [], None
-            for event in follow(client, proxy.url + sent["stream_url"]):
+        def stored():
+            items = api.get(messages).raise_for_status().json()["items"]
+            return next(item for item in items if item["id"] == accepted["message_id"])["content"]
+
+        return accepted, stored
+
+    def read(self, url):
+        """Follows a stream to its end; gives the text, the IDs of its events, and the pings' data."""
+        text, ids, pings, end = "", [], [], None
+        with httpx.Client(timeout=30) as client:
+            for event in follow(client, url):
+                if event.event == "ping":
+                    pings.append(event.data)
+                    continue
                 data = event.json()
                 ids.append(event.id)
                 if event.event == "started":
@@ -118,19 +133,41 @@ class HttpxSse(unittest.TestCase):
                     text += data["text"]
                 elif event.event in TERMINAL:
                     end = event.event
+        self.assertEqual(end, "done")
+        self.assertEqual(len(set(ids)), len(ids), "an event came twice")
+        return text, ids, pings
 
-            self.assertEqual(end, "done")
-            items = api.get(messages).raise_for_status().json()["items"]
-            stored = next(item for item in items if item["id"] == sent["message_id"])
-            self.assertGreater(len(stored["content"]), 2000, "the answer is too short to be cut")
-            self.assertEqual(text, stored["content"])
+    def test_httpx_sse_reads_the_exact_answer_across_cuts(self):
+        with httpx.Client(base_url=API, timeout=30) as api:
+            accepted, stored = self.ask(api, f"{SAMPLE['directives']} {SAMPLE['paragraph'] * SAMPLE['repeat']}")
+            proxy = CuttingProxy([700, 2501, 900, 4003, 1777, 3333])
+            self.addCleanup(proxy.close)
+            text, ids, _ = self.read(proxy.url + accepted["stream_url"])
+
+            content = stored()
+            self.assertGreater(len(content), 2000, "the answer is too short to be cut")
+            self.assertEqual(text, content)
             # A busy machine merges events: fewer bytes, fewer cuts.
             self.assertGreaterEqual(proxy.cuts, 4)
-            self.assertEqual(len(set(ids)), len(ids), "an event came twice")
             resumed = [cursor for cursor in proxy.resumed if cursor]
             self.assertGreaterEqual(len(resumed), 4, proxy.resumed)
             for cursor in resumed:
                 self.assertIn(cursor, ids)
+
+    def test_httpx_sse_sees_pings_and_none_of_them_moves_its_cursor(self):
+        with httpx.Client(base_url=API, timeout=30) as api:
+            accepted, stored = self.ask(api, "[[ttft=8s]] [[tokens=20]] [[rate=100]]")
+            while api.get(f"/v1/tasks/{accepted['task_id']}").raise_for_status().json()["status"] != "running":
+                time.sleep(0.025)
+            # The first connection brings `started` and a ping, the second one a ping and nothing else.
+            proxy = CuttingProxy([PING, PING])
+            self.addCleanup(proxy.close)
+            text, ids, pings = self.read(proxy.url + accepted["stream_url"])
+
+            self.assertEqual(text, stored())
+            self.assertEqual(proxy.resumed, [None, ids[0], ids[0]])
+            self.assertGreaterEqual(len(pings), 2)
+            self.assertEqual(set(pings), {'{"type":"ping"}'})
 
 
 if __name__ == "__main__":

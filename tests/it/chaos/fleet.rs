@@ -42,6 +42,10 @@ pub(super) struct Fleet {
     pub(super) aof: AofWatcher,
     pub(super) database_url: String,
     environment: Vec<(String, String)>,
+    /// The released binary, which every other process is, if there is one.
+    released: Option<String>,
+    /// Processes that were started.
+    starts: usize,
     simulator: Process,
 }
 
@@ -106,12 +110,22 @@ impl Fleet {
             aof,
             database_url,
             environment,
+            released: std::env::var("RILL_RELEASED_BIN").ok().filter(|path| !path.is_empty()),
+            starts: 0,
             simulator,
         };
         for n in 0..fleet.members.len() {
             fleet.begin_process(n).await;
         }
         fleet
+    }
+
+    /// How many processes were started, and what they were.
+    pub(super) fn versions(&self) -> String {
+        match &self.released {
+            Some(released) => format!("{} processes, every other one {released}", self.starts),
+            None => format!("{} processes of one version", self.starts),
+        }
     }
 
     pub(super) fn redis_url(&self) -> String {
@@ -129,7 +143,13 @@ impl Fleet {
         let database = through(&self.database_url, &member.database);
         environment.push(("DATABASE_URL".to_owned(), database));
         environment.push(("REDIS_URL".to_owned(), through(&self.redis.url(), &member.redis)));
-        let process = Process::start(&[member.role], &environment);
+        self.starts += 1;
+        // Each member has its turn of either version, beside members of the other.
+        let program = match &self.released {
+            Some(released) if self.starts.is_multiple_of(2) => released,
+            _ => env!("CARGO_BIN_EXE_rill"),
+        };
+        let process = Process::start_program(program, &[member.role], &environment);
         if n < APIS {
             let url = format!("http://{}", process.address("rill is at").await);
             self.world.apis.lock().expect("apis")[n] = Some(url);

@@ -6,7 +6,9 @@
 //! followed to its end, and what happened to it in PostgreSQL and Redis is held
 //! against the protocol's model ([`crate::protocol`]).
 //!
-//! `CHAOS_SECONDS`, `CHAOS_TASKS` (at the same time) and `CHAOS_SEED` set it up.
+//! `CHAOS_SECONDS`, `CHAOS_TASKS` (at the same time) and `CHAOS_SEED` set it up. With
+//! `RILL_RELEASED_BIN`, every other process is that binary, so that two versions run
+//! beside each other and take over from each other, both ways (`make compatibility`).
 //! A run that fails tells its seed and its schedule.
 
 mod aof;
@@ -83,6 +85,7 @@ async fn under_all_faults_at_once_nothing_is_lost_doubled_mixed_or_stuck() {
     users.abort_all();
     ledger::audit(&world, &mut fleet, settings.seed).await;
     fleet.check_alive();
+    eprintln!("chaos: {}", fleet.versions());
     report(&world, &faults, &plan, &settings);
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use rand::Rng;
 use rand::rngs::StdRng;
-use rill::domain::{Answer, Event, EventId};
+use rill::domain::{Answer, Class, Event, EventId, StoredName};
 
 use super::client::World;
 use super::verdict::{Harm, Numbered};
@@ -108,6 +108,9 @@ impl Viewer {
 
     fn take(&mut self, id: String, event: String, data: String) {
         let harm = |harm, what| self.world.tally.harm(harm, format!("task {}: {what}", self.task));
+        if event == "ping" {
+            return;
+        }
         if let Some(end) = &self.end {
             return harm(Harm::SeveralEnds, format!("{id} {event} after {end:?}"));
         }
@@ -122,7 +125,16 @@ impl Viewer {
             }
             _ => {}
         }
-        let decoded = event.parse().ok().and_then(|name| Event::decode(name, data.as_bytes()).ok());
+        let name = StoredName::read(event.as_bytes());
+        if name
+            .as_ref()
+            .is_some_and(|name| name.known().is_none() && name.class() != Class::Internal)
+        {
+            // A newer version's: clients ignore it.
+            self.cursor = Some(id);
+            return;
+        }
+        let decoded = name.and_then(|name| Event::decode(name.known()?, data.as_bytes()).ok());
         let Some(decoded) = decoded else {
             return harm(Harm::Broken, format!("{id} {event} {data} can't be read"));
         };
