@@ -7,9 +7,11 @@ use super::body::JsonBody;
 use super::extract::{Limit, RawHeader};
 use super::new_message::{NewMessage, idempotency_key, judge};
 use super::parameters::passed_on;
+use super::request_hash::request_hash;
 use super::sse_grammar::{Dispatched, decode};
 use super::stream::{cursor, encode_all};
-use crate::domain::{ConversationId, EventId, StoredName};
+use crate::domain::message::{Content, Role, ToolResult};
+use crate::domain::{ConversationId, EventId, RawObject, StoredName};
 use crate::fuzz::Input;
 use crate::streams::Entry;
 
@@ -53,8 +55,17 @@ pub(crate) fn message(input: &[u8]) {
     assert!(body.value.content.is_some() != body.value.tool_results.is_some());
     let passed_on = passed_on(&body.raw);
     assert!(!passed_on.iter().any(|(_, value)| value.get() == "null"));
-    let stored = serde_json::to_string(&(&said.content, &passed_on)).expect("JSON");
-    assert!(!stored.contains("\\u0000"), "PostgreSQL can't store {stored}");
+    assert!(!said.content.contains("\\u0000"), "PostgreSQL can't store {}", said.content);
+    if said.role == Role::User {
+        serde_json::from_str::<Content>(&said.content).expect("a prompt can be made of it");
+    } else {
+        serde_json::from_str::<Vec<ToolResult>>(&said.content).expect("and of results");
+    }
+    serde_json::from_str::<RawObject>(&passed_on.to_json()).expect("and of parameters");
+    // As it is repeated, and as it is kept.
+    let text = body.raw.to_json();
+    assert_eq!(request_hash(b"", &text), request_hash(b"", &format!(" {text}\n")));
+    assert_ne!(request_hash(b"", &text), request_hash(b"x", &text));
 }
 
 /// Frames around any data that has no line break are read back as they were,

@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import net from "node:net";
 import { once } from "node:events";
 import { test } from "node:test";
-import { setTimeout } from "node:timers/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import { randomUUID } from "node:crypto";
 import { EventSource } from "eventsource";
 
@@ -113,7 +113,7 @@ test("eventsource reads the exact answer across cuts", { timeout: 60_000 }, asyn
 
 test("eventsource sees pings, and none of them moves its cursor", { timeout: 60_000 }, async (t) => {
   const { accepted, stored } = await ask("[[ttft=8s]] [[tokens=20]] [[rate=100]]");
-  while ((await call(`/v1/tasks/${accepted.task_id}`)).status !== "running") await setTimeout(25);
+  while ((await call(`/v1/tasks/${accepted.task_id}`)).status !== "running") await sleep(25);
   // The first connection brings `started` and a ping, the second one a ping and nothing else.
   const proxy = await cuttingProxy([PING, PING]);
   t.after(() => proxy.server.close());

@@ -243,24 +243,22 @@ async fn every_attempt_is_a_row_that_outlives_its_conversation_and_holds_no_text
     .fetch_all(&app.pool)
     .await
     .expect("reads");
-    let rows: Vec<(i64, String, Option<String>, Option<String>, Option<i32>)> = rows
-        .iter()
-        .map(|row| {
-            assert!(row.get::<bool, _>(5) && row.get::<bool, _>(6));
-            assert_eq!(row.get::<String, _>(7), posted.conversation);
-            assert_eq!(row.get::<String, _>(8), "simulator");
-            assert!(!row.get::<String, _>(9).contains("secret"));
-            (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4))
-        })
-        .collect();
-    let failed = ("upstream_unavailable".to_owned(), "reported".to_owned());
-    assert_eq!(rows.len(), 2, "{rows:?}");
-    assert_eq!(
-        (rows[0].0, rows[0].1.as_str(), rows[0].2.as_ref()),
-        (1, "retried", Some(&failed.0))
-    );
-    assert_eq!((rows[1].0, rows[1].1.as_str(), rows[1].3.as_ref()), (2, "done", Some(&failed.1)));
-    assert_eq!((&rows[1].2, rows[1].4), (&None, Some(20)));
+    assert_eq!(rows.len(), 2);
+    for row in &rows {
+        assert!(row.get::<bool, _>(5) && row.get::<bool, _>(6));
+        assert_eq!(row.get::<String, _>(7), posted.conversation);
+        assert_eq!(row.get::<String, _>(8), "simulator");
+        assert!(!row.get::<String, _>(9).contains("secret"));
+    }
+    let attempt = |n: usize| {
+        let row = &rows[n];
+        let (outcome, code): (String, Option<String>) = (row.get(1), row.get(2));
+        let (source, tokens): (Option<String>, Option<i32>) = (row.get(3), row.get(4));
+        (row.get::<i64, _>(0), outcome, code, source, tokens)
+    };
+    let failed = Some("upstream_unavailable".to_owned());
+    assert_eq!(attempt(0), (1, "retried".to_owned(), failed, None, None));
+    assert_eq!(attempt(1), (2, "done".to_owned(), None, Some("reported".to_owned()), Some(20)));
     let outcome: String =
         sqlx::query_scalar("SELECT outcome FROM attempts WHERE task_id = $1::uuid")
             .bind(&cancelled.task)
