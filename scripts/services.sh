@@ -102,7 +102,7 @@ start_postgres() {
     # No Unix socket: its path may not be longer than 107 bytes, the clone's may.
     settings=(-c listen_addresses=127.0.0.1 -c unix_socket_directories=)
     if [ "$DURABLE" = no ]; then
-        settings+=(-c "fsync=${FSYNC:-off}" -c "full_page_writes=${FSYNC:-off}" -c max_connections=300
+        settings+=(-c "fsync=${FSYNC:-off}" -c "full_page_writes=${FSYNC:-off}" -c max_connections=600
             -c shared_preload_libraries=pg_stat_statements)
     fi
     for _ in 1 2 3; do

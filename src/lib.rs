@@ -9,7 +9,7 @@
 //!
 //! | module | what it is | knows |
 //! |---|---|---|
-//! | [`domain`] | IDs, events, answers, task states; the rule by which readers find gaps ([`domain::splice`]) | nothing: no I/O |
+//! | [`domain`] | IDs, events and their classes ([`domain::event_name`]), answers, task states; the rule by which readers find gaps ([`domain::splice`]) | nothing: no I/O |
 //! | [`store`] | PostgreSQL, the authority; a file an aggregate, a function a statement | `sqlx` |
 //! | [`streams`] | Redis: a task's stream from the writing side ([`streams::log`]) and the reading side ([`streams::tail`]), the job queue ([`streams::queue`]), cancel hints | `redis` |
 //! | [`model`] | [`model::ChatModel`], OpenAI's wire format, which models there are, the simulator | `async-openai` |
@@ -21,7 +21,7 @@
 //! | [`cli`], [`app`] | options and roles; one function a role puts the parts together | everything |
 //! | `fuzz` | targets for whatever parses outside input; in tests and for `make fuzz` only | the parsers |
 //! | `hot` | the steps of a token, to be counted and timed alone; in benches and `tests/guard` only | those steps |
-//! | [`config`], [`runtime`], [`telemetry`], [`metrics`], [`shutdown`], [`log_limit`] | what all of them share | |
+//! | [`clock`], [`config`], [`runtime`], [`telemetry`], [`metrics`], [`shutdown`], [`log_limit`] | what all of them share | |
 //!
 //! `domain ← {store | streams | model} ← tasks ← {worker | api | operate | cli} ← app ← main`:
 //! an arrow points at what is known, and those between bars don't know each

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
+use super::distinct::Distinct;
 use super::problem::{Code, FieldError, Problem};
 use crate::domain::RawObject;
 use crate::http::BodyTooLarge;
@@ -45,7 +46,13 @@ pub(super) struct JsonBody<T> {
 
 impl<T: DeserializeOwned> JsonBody<T> {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
-        let json: Value = serde_json::from_slice(bytes).map_err(|error| {
+        let Distinct(json) = serde_json::from_slice(bytes).map_err(|error| {
+            if error.is_data() {
+                return Problem::body(
+                    Code::InvalidBody,
+                    vec![FieldError::new("", error.to_string())],
+                );
+            }
             let detail = if bytes.is_empty() {
                 "The body is empty; it has to be a JSON object.".to_owned()
             } else {
@@ -63,14 +70,10 @@ impl<T: DeserializeOwned> JsonBody<T> {
             let detail = error.into_inner().to_string();
             Problem::body(Code::InvalidBody, vec![FieldError::new(pointer, detail)])
         })?;
-        // serde takes an array for a struct, field by field, and the last of two
-        // fields of one name.
-        let raw = serde_json::from_slice(bytes).map_err(|error| {
-            let detail = match json {
-                Value::Object(_) => error.to_string(),
-                _ => "it has to be a JSON object".to_owned(),
-            };
-            Problem::body(Code::InvalidBody, vec![FieldError::new("", detail)])
+        // serde takes an array for a struct, field by field.
+        let raw = serde_json::from_slice(bytes).map_err(|_| {
+            let error = FieldError::new("", "it has to be a JSON object");
+            Problem::body(Code::InvalidBody, vec![error])
         })?;
         Ok(Self { value, raw })
     }

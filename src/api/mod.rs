@@ -11,6 +11,7 @@ mod body;
 mod content;
 mod conversations;
 mod cors;
+mod distinct;
 mod document;
 mod edge;
 mod events;

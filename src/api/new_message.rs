@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use poem_openapi::Object;
 use poem_openapi::types::MaybeUndefined;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::body::JsonBody;
@@ -104,7 +103,7 @@ impl poem_openapi::types::Example for NewMessage {
 pub(super) struct Said {
     pub(super) role: Role,
     pub(super) parent: Parent,
-    /// JSON.
+    /// JSON, as it came.
     pub(super) content: String,
     /// The calls that it answers.
     pub(super) answers: Vec<String>,
@@ -112,11 +111,7 @@ pub(super) struct Said {
 
 /// Everything about a message that can be judged without the database.
 pub(super) fn judge(body: &JsonBody<NewMessage>) -> Result<Said, Problem> {
-    let field = |name: &str| {
-        let raw = body.raw.get(name).map_or("null", RawValue::get);
-        // Of two fields of one name in a part, the one that was judged.
-        serde_json::from_str::<Value>(raw).unwrap_or_default().to_string()
-    };
+    let field = |name: &str| body.raw.get(name).map_or("null", RawValue::get).to_owned();
     let message = &body.value;
     let parent = match message.parent_id {
         MaybeUndefined::Undefined => Parent::Newest,
@@ -191,7 +186,7 @@ pub(super) fn idempotency_key(header: RawHeader) -> Result<Option<String>, Probl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn judged(json: Value) -> Result<Said, Problem> {
         judge(&JsonBody::parse(json.to_string().as_bytes()).expect("a message"))
@@ -212,16 +207,6 @@ mod tests {
         assert_eq!(code(json!({"tool_results": []})), Code::InvalidBody);
         assert_eq!(code(json!({"tool_results": [results[0], results[0]]})), Code::InvalidBody);
         assert_eq!(code(json!({"content": "hi", "temperature": 9})), Code::InvalidBody);
-    }
-
-    #[test]
-    fn of_a_part_that_says_something_twice_what_was_judged_is_kept() {
-        let body = r#"{"content": [{"type": "text", "text": "a", "text": "b"}]}"#;
-        let said = judge(&JsonBody::parse(body.as_bytes()).expect("a message")).expect("sound");
-        assert_eq!(said.content, r#"[{"type":"text","text":"b"}]"#);
-        let read: crate::domain::message::Content =
-            serde_json::from_str(&said.content).expect("a prompt can be made of it");
-        assert!(matches!(read, crate::domain::message::Content::Parts(_)));
     }
 
     #[test]

@@ -30,8 +30,8 @@ pub struct Options {
     #[arg(long, env = "RILL_WRITE_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub write_timeout: Duration,
     /// How long an event stream may be silent before a ping is sent, so that
-    /// proxies (most cut after 60 s) keep it open and clients know that it lives
-    #[arg(long, env = "RILL_PING_INTERVAL", default_value = "15s", value_parser = duration)]
+    /// proxies (most cut after 60 s) keep it open and clients know that it lives; 30s at most
+    #[arg(long, env = "RILL_PING_INTERVAL", default_value = "15s", value_parser = ping_interval)]
     pub ping_interval: Duration,
     /// Origins whose pages may use the API.
     #[arg(
@@ -87,6 +87,18 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Clients take a connection for dead that was silent for 45 s.
+const MOST_SILENCE: Duration = Duration::from_secs(30);
+
+fn ping_interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        interval if interval > MOST_SILENCE => {
+            Err("it is 30s at most: clients take a connection for dead after 45s".to_owned())
+        }
+        interval => Ok(interval),
+    }
+}
+
 /// An origin as browsers send it: scheme, host and port, no path.
 fn origin(text: &str) -> Result<String, String> {
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
@@ -114,6 +126,12 @@ mod tests {
         for odd in ["", "15", "0s", "-1s"] {
             assert!(duration(odd).is_err(), "{odd:?}");
         }
+    }
+
+    #[test]
+    fn pings_come_before_clients_give_up() {
+        assert_eq!(ping_interval("30s"), Ok(Duration::from_secs(30)));
+        assert!(ping_interval("31s").is_err() && ping_interval("0s").is_err());
     }
 
     #[test]

@@ -51,10 +51,45 @@ pub struct Answer {
     pub opaque: Vec<OpaqueData>,
 }
 
+impl OpaqueData {
+    /// Takes more of the same field in: arrays, of which servers send a piece with
+    /// each chunk, become one. False: it is another field's, or no array.
+    fn join(&mut self, more: &Self) -> bool {
+        let inside = |json: &str| {
+            json.trim().strip_prefix('[').and_then(|rest| Some(rest.strip_suffix(']')?.to_owned()))
+        };
+        if self.call != more.call || self.name != more.name {
+            return false;
+        }
+        let (Some(before), Some(after)) = (inside(&self.json), inside(&more.json)) else {
+            return false;
+        };
+        self.json = format!("[{before},{after}]");
+        true
+    }
+}
+
 impl Answer {
-    /// Bytes of everything together; what the answer cap limits.
+    /// Bytes of opaque data that are kept with an answer. More of it is worth
+    /// nothing in part: then none is.
+    const OPAQUE: usize = 1024 * 1024;
+
+    /// Adds opaque data. False: there is too much of it, and so none any more.
+    pub fn add_opaque(&mut self, data: OpaqueData) -> bool {
+        let kept: usize = self.opaque.iter().map(|data| data.name.len() + data.json.len()).sum();
+        if kept + data.name.len() + data.json.len() > Self::OPAQUE {
+            self.opaque.clear();
+            return false;
+        }
+        if !self.opaque.last_mut().is_some_and(|last| last.join(&data)) {
+            self.opaque.push(data);
+        }
+        true
+    }
+
+    /// Bytes of text, reasoning and tool calls together; what the answer cap limits.
     pub fn len(&self) -> usize {
-        /// What a call, or a piece of opaque data, takes beside its texts, about.
+        /// What a call takes beside its texts, about.
         const CALL: usize = 64;
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let calls: usize = self
@@ -62,9 +97,7 @@ impl Answer {
             .iter()
             .map(|call| CALL + text(&call.id) + text(&call.name) + call.arguments.len())
             .sum();
-        let opaque: usize =
-            self.opaque.iter().map(|data| CALL + data.name.len() + data.json.len()).sum();
-        self.text.len() + self.reasoning.len() + calls + opaque
+        self.text.len() + self.reasoning.len() + calls
     }
 
     /// Nothing was said yet.
@@ -80,7 +113,7 @@ impl Answer {
             Event::Delta { text } => self.text.push_str(text),
             Event::Reasoning { text } => self.reasoning.push_str(text),
             Event::ToolCall(delta) => self.apply_tool_call(delta),
-            Event::Opaque(data) => self.opaque.push(data.clone()),
+            Event::Opaque { data } => self.opaque.clone_from(data),
             Event::Retrying { .. }
             | Event::Done { .. }
             | Event::Failed { .. }
@@ -116,4 +149,34 @@ pub struct Completion {
     pub finish_reason: String,
     /// Tokens counted, where the model said.
     pub usage: Option<Usage>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opaque(call: Option<u32>, json: &str) -> OpaqueData {
+        OpaqueData { call, name: "reasoning_details".into(), json: json.into() }
+    }
+
+    #[test]
+    fn arrays_that_come_in_pieces_become_one_and_other_values_stay_apart() {
+        let mut answer = Answer::default();
+        for json in ["[{\"a\":1.50}]", " [2, 3] ", "{}", "[4]"] {
+            assert!(answer.add_opaque(opaque(None, json)));
+        }
+        assert!(answer.add_opaque(opaque(Some(0), "[5]")));
+        let kept: Vec<_> = answer.opaque.iter().map(|data| data.json.as_str()).collect();
+        assert_eq!(kept, ["[{\"a\":1.50},2, 3]", "{}", "[4]", "[5]"]);
+        assert_eq!(answer.len(), 0, "it doesn't count against the answer cap");
+    }
+
+    #[test]
+    fn too_much_opaque_data_is_none() {
+        let mut answer = Answer::default();
+        let half = format!("[\"{}\"]", "x".repeat(Answer::OPAQUE / 2));
+        assert!(answer.add_opaque(opaque(None, &half)));
+        assert!(!answer.add_opaque(opaque(None, &half)));
+        assert!(answer.opaque.is_empty());
+    }
 }

@@ -4,11 +4,8 @@
 //! JSON, which is exactly what SSE sends as `data:`, so serving it is forwarding
 //! bytes; and fields that are sent to nobody (`streams/entry.rs` lists them).
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::answer::{Answer, OpaqueData};
 pub use super::event_name::EventName;
@@ -116,9 +113,12 @@ pub enum Event {
         /// Tokens counted, where known.
         usage: Option<Usage>,
     },
-    /// Data that the model's server wants back with the answer.
+    /// All data that the model's server wants back with the answer.
     #[serde(rename = "internal.opaque")]
-    Opaque(OpaqueData),
+    Opaque {
+        /// In the order in which it came.
+        data: Vec<OpaqueData>,
+    },
 }
 
 /// An event as stored.
@@ -188,7 +188,7 @@ impl Event {
             Self::Failed { .. } => EventName::Failed,
             Self::Cancelled { .. } => EventName::Cancelled,
             Self::Complete { .. } => EventName::Complete,
-            Self::Opaque(_) => EventName::Opaque,
+            Self::Opaque { .. } => EventName::Opaque,
         }
     }
 
@@ -203,7 +203,7 @@ impl Event {
     }
 
     /// Reads back the data that [`Event::encode`] wrote. Fields that this version
-    /// doesn't know are passed over; see [`Event::says_more`].
+    /// doesn't know are passed over; see [`Event::leaves_content_out`].
     ///
     /// # Errors
     /// When `data` is not the JSON that an event of this name has.
@@ -217,14 +217,29 @@ impl Event {
         Err(failed(serde::de::Error::custom(odd)))
     }
 
-    /// A stored event's data says more of the answer than this version
-    /// understands: a newer worker's `snapshot` has content in fields of its own.
+    /// Stored data says more of the answer than this event, which was read from it:
+    /// a newer worker's `snapshot` has content in fields of its own, at any depth.
     /// (Any other event of a known name adds what it always added.)
-    pub fn says_more(name: EventName, data: &[u8]) -> bool {
-        const KNOWN: [&str; 4] = ["type", "text", "reasoning", "tool_calls"];
-        type Fields<'a> = HashMap<Cow<'a, str>, IgnoredAny>;
-        let unknown = |fields: Fields<'_>| fields.keys().any(|field| !KNOWN.contains(&&**field));
-        name == EventName::Snapshot && serde_json::from_slice(data).is_ok_and(unknown)
+    pub fn leaves_content_out(&self, data: &[u8]) -> bool {
+        let Self::Snapshot(_) = self else { return false };
+        let (stored, known) = (serde_json::from_slice(data), serde_json::to_value(self));
+        stored.is_ok_and(|stored| known.is_ok_and(|known| has_more(&stored, &known)))
+    }
+}
+
+/// There are fields in `stored` that aren't in `known`, and say something.
+fn has_more(stored: &Value, known: &Value) -> bool {
+    match (stored, known) {
+        (Value::Object(stored), Value::Object(known)) => {
+            stored.iter().any(|(name, value)| match known.get(name) {
+                Some(known) => has_more(value, known),
+                None => !matches!(value, Value::Null) && *value != "" && *value != json!([]),
+            })
+        }
+        (Value::Array(stored), Value::Array(known)) => {
+            stored.len() != known.len() || stored.iter().zip(known).any(|(s, k)| has_more(s, k))
+        }
+        _ => false,
     }
 }
 
@@ -264,7 +279,9 @@ mod tests {
             Event::Failed { message_id, code: "c".into(), message: "m".into(), usage: None },
             Event::Cancelled { message_id, usage },
             Event::Complete { finish_reason: "stop".into(), usage },
-            Event::Opaque(OpaqueData { call: Some(1), name: "n".into(), json: "{}".into() }),
+            Event::Opaque {
+                data: vec![OpaqueData { call: Some(1), name: "n".into(), json: "{}".into() }],
+            },
         ];
         for event in events {
             let encoded = event.encode();
@@ -278,15 +295,22 @@ mod tests {
 
     #[test]
     fn fields_of_newer_versions_are_passed_over_and_a_snapshot_s_are_content() {
-        let newer = br#"{"type":"snapshot","text":"a","citations":[1]}"#;
+        let more = |name, data: &str| {
+            let event = Event::decode(name, data.as_bytes()).expect("an event");
+            event.leaves_content_out(data.as_bytes())
+        };
+        let call = |rest: &str| {
+            format!(
+                r#"{{"type":"snapshot","text":"a","tool_calls":[{{"index":0,"arguments":""{rest}}}]}}"#
+            )
+        };
+        assert!(more(EventName::Snapshot, r#"{"type":"snapshot","text":"a","citations":[1]}"#));
+        assert!(more(EventName::Snapshot, &call(r#","kind":"custom""#)));
+        assert!(!more(EventName::Snapshot, &call(r#","id":"c","kind":null"#)));
+        assert!(!more(EventName::Snapshot, r#"{"type":"snapshot","text":"a","reasoning":""}"#));
         let known = Event::Snapshot(Answer { text: "a".into(), ..Answer::default() });
-        assert_eq!(Event::decode(EventName::Snapshot, newer).expect("a snapshot"), known);
-        assert!(Event::says_more(EventName::Snapshot, newer));
-        assert!(!Event::says_more(EventName::Snapshot, known.encode().data.as_bytes()));
-        let newer = br#"{"type":"delta","text":"a","logprob":-0.5}"#;
-        let delta = Event::Delta { text: "a".into() };
-        assert_eq!(Event::decode(EventName::Delta, newer).expect("a delta"), delta);
-        assert!(!Event::says_more(EventName::Delta, newer));
+        assert!(!more(EventName::Snapshot, &known.encode().data));
+        assert!(!more(EventName::Delta, r#"{"type":"delta","text":"a","logprob":-0.5}"#));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::answer::{OpaqueData, ToolCall};
+use super::answer::ToolCall;
 use super::raw_object::RawObject;
 
 /// Who said it.
@@ -90,8 +90,6 @@ pub enum Turn {
         text: String,
         /// The tools it called.
         tool_calls: Vec<ToolCall>,
-        /// What its server wants back with it.
-        opaque: Vec<OpaqueData>,
     },
     /// What one tool answered.
     Tool(ToolResult),

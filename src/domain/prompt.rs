@@ -19,7 +19,7 @@ pub fn tidy(turns: Vec<Turn>) -> Vec<Turn> {
     let mut turns = turns.into_iter().peekable();
     while let Some(turn) = turns.next() {
         match turn {
-            Turn::Assistant { text, tool_calls, opaque } => {
+            Turn::Assistant { text, tool_calls } => {
                 let mut results = Vec::new();
                 while let Some(Turn::Tool(result)) =
                     turns.next_if(|next| matches!(next, Turn::Tool(_)))
@@ -31,12 +31,10 @@ pub fn tidy(turns: Vec<Turn>) -> Vec<Turn> {
                     tool_calls.iter().all(|call| id(call).is_some_and(|id| open.insert(id)));
                 results.retain(|result| open.remove(result.tool_call_id.as_str()));
                 if distinct && open.is_empty() && !tool_calls.is_empty() {
-                    tidied.push(Turn::Assistant { text, tool_calls, opaque });
+                    tidied.push(Turn::Assistant { text, tool_calls });
                     tidied.extend(results.into_iter().map(Turn::Tool));
                 } else if !text.is_empty() {
-                    // What belongs to calls goes with them.
-                    let opaque = opaque.into_iter().filter(|data| data.call.is_none()).collect();
-                    tidied.push(Turn::Assistant { text, tool_calls: Vec::new(), opaque });
+                    tidied.push(Turn::Assistant { text, tool_calls: Vec::new() });
                 }
             }
             Turn::Tool(_) => {}
@@ -54,7 +52,6 @@ fn id(call: &ToolCall) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::answer::OpaqueData;
     use crate::domain::message::{Content, ToolResult};
     use proptest::prelude::*;
 
@@ -72,7 +69,6 @@ mod tests {
         Turn::Assistant {
             text: text.into(),
             tool_calls: calls.iter().enumerate().map(call).collect(),
-            opaque: Vec::new(),
         }
     }
 
@@ -115,26 +111,9 @@ mod tests {
     #[test]
     fn a_call_without_an_id_or_a_name_cannot_be_told() {
         let nameless = ToolCall { id: Some("a".into()), ..ToolCall::default() };
-        let turns = vec![
-            Turn::Assistant { text: "x".into(), tool_calls: vec![nameless], opaque: vec![] },
-            tool("a"),
-        ];
+        let turns =
+            vec![Turn::Assistant { text: "x".into(), tool_calls: vec![nameless] }, tool("a")];
         assert_eq!(tidy(turns), [assistant("x", &[])]);
-    }
-
-    #[test]
-    fn opaque_data_of_calls_goes_with_them_and_a_message_s_stays() {
-        let opaque = |call| OpaqueData { call, name: "x".into(), json: "1".into() };
-        let turn = |calls: &[&str], opaque| match assistant("x", calls) {
-            Turn::Assistant { text, tool_calls, .. } => {
-                Turn::Assistant { text, tool_calls, opaque }
-            }
-            other => other,
-        };
-        let both = vec![opaque(None), opaque(Some(0))];
-        let answered = vec![turn(&["a"], both.clone()), tool("a")];
-        assert_eq!(tidy(answered.clone()), answered);
-        assert_eq!(tidy(vec![turn(&["a"], both)]), [turn(&[], vec![opaque(None)])]);
     }
 
     fn any_turn() -> impl Strategy<Value = Turn> {

@@ -134,7 +134,20 @@ impl Desk {
             desk.note("PostgreSQL", breaking.map_or(Ok(()), |finding| Err(finding.text)));
         }
         desk.note("Redis", redis);
+        if desk.unavailable.is_empty() {
+            let compared = desk.compare().await;
+            desk.note("Redis", compared);
+        }
         Ok(desk)
+    }
+
+    /// That both stores are one deployment's: letters of another's must not be
+    /// dropped.
+    async fn compare(&self) -> std::result::Result<(), String> {
+        let Tasks { store, streams, .. } = &self.tasks;
+        let id = store.deployment().await.map_err(|error| error.to_string())?;
+        let other = streams.check_deployment(id).await.map_err(|error| error.to_string())?;
+        other.map_or(Ok(()), |finding| Err(finding.text))
     }
 
     fn note<T, E: std::fmt::Display>(

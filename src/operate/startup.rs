@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::{Finding, Invalid};
 use crate::domain::retry::Backoff;
+use crate::log_limit::LogLimit;
 use crate::store::Store;
 use crate::streams::Streams;
 
@@ -116,7 +117,9 @@ pub async fn check(store: &Store, streams: &Streams, options: &Options) -> Resul
             Err(error) => tracing::debug!(%error, "Redis' settings can't be checked"),
         }
     } else {
-        tracing::warn!("Redis is not there yet; it is checked when it is");
+        tracing::warn!(
+            "Redis is not there yet (or PostgreSQL, which says whose it has to be); it is checked when it is"
+        );
     }
     tokio::spawn(check_streams_again(streams.clone(), seen.0, seen.1));
     judge(found, options.checks)
@@ -148,11 +151,20 @@ pub async fn introduce(store: Store, streams: Streams) {
 /// The deployment's ID, waiting for PostgreSQL and for its schema.
 async fn deployment(store: &Store) -> uuid::Uuid {
     const SOON: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(2) };
+    static UNKNOWN: LogLimit = LogLimit::new();
     let mut failures = 0;
     loop {
         match store.deployment().await {
             Ok(id) => return id,
-            Err(_) => failures += 1,
+            Err(error) => {
+                failures += 1;
+                // That it is away is said elsewhere; else it has no schema, or no row.
+                if !error.is_unavailable()
+                    && let Some(skipped) = UNKNOWN.pass()
+                {
+                    tracing::warn!(%error, skipped, "PostgreSQL doesn't say which deployment this is; until then, Redis is not used");
+                }
+            }
         }
         tokio::time::sleep(SOON.delay(failures, rand::random())).await;
     }

@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use sqlx::PgConnection;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::{Result, Store, bounded};
@@ -17,6 +18,9 @@ use crate::log_limit::LogLimit;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Deployment {
     id: Arc<OnceLock<Uuid>>,
+    /// Held while somebody asks for it: at start several want to know, and each
+    /// would open a connection.
+    asking: Arc<Mutex<()>>,
 }
 
 impl Deployment {
@@ -62,13 +66,15 @@ impl Store {
     /// # Errors
     /// When PostgreSQL is away, or has no schema yet.
     pub async fn deployment(&self) -> Result<Uuid> {
+        let _asking = self.deployment.asking.lock().await;
         if let Some(id) = self.deployment.id.get() {
             return Ok(*id);
         }
-        bounded("deployment", async {
+        let id = bounded("deployment", async {
             Ok(sqlx::query_scalar!("SELECT id FROM deployment").fetch_one(&self.pool).await?)
         })
-        .await
+        .await?;
+        Ok(*self.deployment.id.get_or_init(|| id))
     }
 
     /// What of the deployment this version can't serve.

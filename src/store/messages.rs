@@ -11,7 +11,7 @@ use super::line::Line;
 use super::tasks::{Parent, TaskError};
 use super::together::{Statement, each, weight_of};
 use super::{Error, Result, Store, bounded};
-use crate::domain::answer::{OpaqueData, ToolCall};
+use crate::domain::answer::ToolCall;
 use crate::domain::message::{Role, ToolResult, Turn};
 use crate::domain::{AccountId, ConversationId, MessageId, TaskId, TaskStatus};
 
@@ -212,33 +212,31 @@ impl Statement for Prompt {
                 r#"
                 SELECT asked.number AS "number!", turn.role AS "role!",
                        turn.content AS "content: Json<Box<RawValue>>", turn.said,
-                       turn.tool_calls AS "tool_calls: Json<Vec<ToolCall>>",
-                       turn.opaque AS "opaque: Json<Vec<OpaqueData>>"
+                       turn.tool_calls AS "tool_calls: Json<Vec<ToolCall>>"
                 FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY
                      AS asked (conversation_id, message_id, number)
                 CROSS JOIN LATERAL (
                     -- The rows go along the path: looking them up again costs half as much again.
                     WITH RECURSIVE path AS (
                         SELECT 0 AS depth, m.id, m.parent_id, m.role, m.content, m.answer,
-                               m.tool_calls, m.opaque
+                               m.tool_calls
                         FROM messages m
                         WHERE m.id = asked.message_id AND m.conversation_id = asked.conversation_id
                         UNION ALL
                         SELECT path.depth + 1, m.id, m.parent_id, m.role, m.content, m.answer,
-                               m.tool_calls, m.opaque
+                               m.tool_calls
                         FROM path JOIN messages m ON m.id = path.parent_id
                         WHERE path.depth < $3
                     )
                     SELECT $3 + 1 AS depth, 'system' AS role, NULL::json AS content,
-                           c.instructions AS said, NULL::jsonb AS tool_calls, NULL::json AS opaque
+                           c.instructions AS said, NULL::jsonb AS tool_calls
                     FROM conversations c
                     WHERE c.id = asked.conversation_id AND c.instructions <> ''
                     UNION ALL
                     SELECT path.depth, path.role, path.content, path.answer,
                            CASE WHEN path.tool_calls IS NOT NULL AND EXISTS (
                                SELECT FROM tasks t WHERE t.message_id = path.id AND t.status = 'done'
-                           ) THEN path.tool_calls END,
-                           path.opaque
+                           ) THEN path.tool_calls END
                     FROM path
                     -- The first is the place that is to be filled.
                     WHERE path.depth > 0
@@ -271,7 +269,6 @@ struct TurnRow {
     content: Option<Json<Box<RawValue>>>,
     said: Option<String>,
     tool_calls: Option<Json<Vec<ToolCall>>>,
-    opaque: Option<Json<Vec<OpaqueData>>>,
 }
 
 fn turns(rows: Vec<TurnRow>) -> Result<Vec<Turn>> {
@@ -286,11 +283,7 @@ fn turns(rows: Vec<TurnRow>) -> Result<Vec<Turn>> {
                 turns.extend(read::<Vec<ToolResult>>(&results)?.into_iter().map(Turn::Tool));
             }
             ("assistant", _) if said.is_empty() && calls.is_empty() => {}
-            ("assistant", _) => turns.push(Turn::Assistant {
-                text: said,
-                tool_calls: calls,
-                opaque: row.opaque.map(|opaque| opaque.0).unwrap_or_default(),
-            }),
+            ("assistant", _) => turns.push(Turn::Assistant { text: said, tool_calls: calls }),
             (role, _) => return Err(Error::Corrupt(format!("a message of role {role:?}"))),
         }
     }

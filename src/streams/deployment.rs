@@ -32,7 +32,7 @@ enum Owner {
     Us,
     /// Another deployment, by its ID.
     Other(String),
-    /// It can't be told: an ACL refuses the commands, or a replica that is empty.
+    /// It can't be told: an ACL refuses the commands, or nothing can be written.
     Untold,
 }
 
@@ -77,16 +77,22 @@ impl Deployment {
     async fn owner(&self, connection: &mut MultiplexedConnection, id: Uuid) -> RedisResult<Owner> {
         let mine = id.to_string();
         let mut commands = Pipeline::with_capacity(2);
-        commands.cmd("SET").arg(&self.key).arg(&mine).arg("NX");
+        if !self.observes {
+            commands.cmd("SET").arg(&self.key).arg(&mine).arg("NX");
+        }
         commands.cmd("GET").arg(&self.key);
-        let answers = connection.req_packed_commands(&commands, 0, 2).await?;
-        Ok(match answers.into_iter().nth(1) {
-            Some(Value::BulkString(owner)) if owner == mine.as_bytes() => Owner::Us,
+        let count = commands.len();
+        let answers = connection.req_packed_commands(&commands, 0, count).await?;
+        match answers.into_iter().next_back() {
+            Some(Value::BulkString(owner)) if owner == mine.as_bytes() => Ok(Owner::Us),
             Some(Value::BulkString(owner)) => {
-                Owner::Other(String::from_utf8_lossy(&owner).chars().take(64).collect())
+                Ok(Owner::Other(String::from_utf8_lossy(&owner).chars().take(64).collect()))
             }
-            _ => Owner::Untold,
-        })
+            // Refused for now (LOADING, BUSY, MASTERDOWN): whose it is must be known
+            // before it is used.
+            Some(Value::ServerError(error)) if error.code() != "NOPERM" => Err(error.into()),
+            _ => Ok(Owner::Untold),
+        }
     }
 }
 
@@ -106,6 +112,7 @@ impl Streams {
     }
 
     /// What is wrong with the Redis that there is, if it is another deployment's.
+    /// Nobody's is adopted, but by whoever only observes.
     ///
     /// # Errors
     /// When Redis can't be reached.

@@ -121,9 +121,11 @@ fn folded(stored: &[Entry]) -> (Answer, bool, bool) {
             continue;
         };
         match Event::decode(name, &entry.data) {
-            Ok(_) if says_more || Event::says_more(name, &entry.data) => says_more = true,
+            Ok(_) if name == EventName::Retrying => says_more = false,
+            Ok(_) if says_more => {}
             Ok(event) => {
                 answer.apply(&event);
+                says_more = event.leaves_content_out(&entry.data);
                 complete |= name == EventName::Complete;
             }
             Err(_) => whole = None,

@@ -63,16 +63,20 @@ impl Fold {
             *expected = None;
             return;
         };
-        history.says_more |= Event::says_more(name, &entry.data);
-        if history.says_more {
-            return;
-        }
         if let (Event::Snapshot(answer), Some(opaque)) = (&mut event, opaque) {
             answer.opaque = serde_json::from_slice(opaque).unwrap_or_default();
         }
-        history.answer.apply(&event);
-        if let Event::Complete { finish_reason, usage } = event {
-            history.completion = Some(Completion { finish_reason, usage });
+        if !history.says_more {
+            history.answer.apply(&event);
+            history.says_more = event.leaves_content_out(&entry.data);
+        }
+        match event {
+            Event::Complete { finish_reason, usage } if !history.says_more => {
+                history.completion = Some(Completion { finish_reason, usage });
+            }
+            // The attempt has failed: nobody needs to understand what it said.
+            Event::Retrying { .. } => history.says_more = false,
+            _ => {}
         }
     }
 
@@ -242,8 +246,21 @@ mod tests {
             ])
         };
         assert!(history(r#"{"type":"snapshot","text":"a"}"#).completion.is_some());
-        let more = history(r#"{"type":"snapshot","text":"a","citations":[]}"#);
+        let more = history(r#"{"type":"snapshot","text":"a","citations":[1]}"#);
         assert!(more.completion.is_none() && more.says_more);
+        // What is known of it is what there is before that content.
+        assert_eq!(more.answer.text, "a");
+    }
+
+    #[test]
+    fn content_of_an_attempt_that_failed_need_not_be_understood() {
+        let retrying = Event::Retrying { attempt: 1, code: "c".into(), retry_in_ms: 1 };
+        let history = History::fold(&[
+            entry(1, 0, &started(1)),
+            newer(1, 1, "content.citation", "{}"),
+            entry(1, 2, &retrying),
+        ]);
+        assert!(!history.says_more && history.completion.is_none());
     }
 
     #[test]
@@ -256,7 +273,8 @@ mod tests {
             &newer(1, 7, "snapshot", &snapshot.data),
             snapshot.opaque.as_deref().map(str::as_bytes),
         );
-        fold.take(&entry(1, 8, &Event::Opaque(opaque("2"))), None);
+        assert_eq!(fold.history.answer.opaque, [opaque("1")]);
+        fold.take(&entry(1, 8, &Event::Opaque { data: vec![opaque("1"), opaque("2")] }), None);
         assert_eq!(fold.history().answer.opaque, [opaque("1"), opaque("2")]);
         assert!(!snapshot.data.contains("opaque"), "readers are sent {}", snapshot.data);
     }

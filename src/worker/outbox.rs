@@ -18,6 +18,8 @@ pub(super) struct Outbox {
     /// readers without a gap are not sent it.
     written: Written,
     waiting: VecDeque<Waiting>,
+    /// There was too much opaque data.
+    opaque_is_dropped: bool,
 }
 
 /// Text only grows: how much of the answer's was written says which.
@@ -25,7 +27,8 @@ pub(super) struct Outbox {
 struct Written {
     text: usize,
     reasoning: usize,
-    opaque: usize,
+    /// All of the opaque data, or none.
+    opaque: bool,
     /// An answer of tool calls alone.
     tool_calls: Answer,
 }
@@ -38,7 +41,7 @@ enum Waiting {
     /// So many bytes of its reasoning.
     Reasoning(usize),
     ToolCall(ToolCallDelta),
-    /// The answer's next piece of opaque data.
+    /// The answer's opaque data.
     Opaque,
 }
 
@@ -66,9 +69,10 @@ impl Outbox {
                 self.answer.apply_tool_call(&call);
                 Waiting::ToolCall(call)
             }
+            // Whoever takes over needs it only with a complete answer.
             Delta::Opaque(data) => {
-                self.answer.opaque.push(data);
-                Waiting::Opaque
+                self.opaque_is_dropped = self.opaque_is_dropped || !self.answer.add_opaque(data);
+                return;
             }
             Delta::Text(_) | Delta::Reasoning(_) | Delta::Finish(_) | Delta::Usage(_) => return,
         };
@@ -86,6 +90,13 @@ impl Outbox {
         }
     }
 
+    /// The model has finished: what is kept for its server goes before `complete`.
+    pub(super) fn finish(&mut self) {
+        if !self.answer.opaque.is_empty() {
+            self.waiting.push_back(Waiting::Opaque);
+        }
+    }
+
     /// Nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -93,7 +104,7 @@ impl Outbox {
 
     /// The next event to append.
     fn take(&mut self) -> Option<Encoded> {
-        let Self { answer, written, waiting } = self;
+        let Self { answer, written, waiting, .. } = self;
         Some(match waiting.pop_front()? {
             Waiting::Text(bytes) => {
                 let from = written.text;
@@ -110,9 +121,8 @@ impl Outbox {
                 Event::ToolCall(call).encode()
             }
             Waiting::Opaque => {
-                let data = answer.opaque[written.opaque].clone();
-                written.opaque += 1;
-                Event::Opaque(data).encode()
+                written.opaque = true;
+                Event::Opaque { data: answer.opaque.clone() }.encode()
             }
         })
     }
@@ -132,7 +142,7 @@ impl Outbox {
             text: self.answer.text[..self.written.text].to_owned(),
             reasoning: self.answer.reasoning[..self.written.reasoning].to_owned(),
             tool_calls: self.written.tool_calls.tool_calls.clone(),
-            opaque: self.answer.opaque[..self.written.opaque].to_vec(),
+            opaque: if self.written.opaque { self.answer.opaque.clone() } else { Vec::new() },
         }
     }
 }
@@ -180,7 +190,7 @@ mod tests {
                     Delta::Text(text) => said.apply(&Event::Delta { text: text.clone() }),
                     Delta::Reasoning(text) => said.apply(&Event::Reasoning { text: text.clone() }),
                     Delta::ToolCall(call) => said.apply(&Event::ToolCall(call.clone())),
-                    Delta::Opaque(data) => said.apply(&Event::Opaque(data.clone())),
+                    Delta::Opaque(data) => assert!(said.add_opaque(data.clone())),
                     Delta::Finish(_) | Delta::Usage(_) => {}
                 }
                 outbox.push(delta);
@@ -195,6 +205,7 @@ mod tests {
                     prop_assert_eq!(&latest, &reader);
                 }
             }
+            outbox.finish();
             while let Some(encoded) = outbox.take() {
                 read(&mut reader, encoded);
             }

@@ -16,7 +16,7 @@ use crate::domain::answer::Completion;
 use crate::domain::event::Encoded;
 use crate::domain::{Event, EventId, TaskId};
 use crate::metrics;
-use crate::model::{ModelError, without_nul};
+use crate::model::{Delta, ModelError, without_nul};
 use crate::store::{Begun, RetryOutcome, TaskError};
 use crate::streams::Receipt;
 use crate::streams::log::{Log, Stopped};
@@ -148,7 +148,8 @@ impl<'a> Streaming<'a> {
         for _ in 0..AT_ONCE {
             match ready!(self.call.poll_next(cx)) {
                 Said::Piece(piece) => {
-                    if self.outbox.answer().is_empty() {
+                    let says_something = !matches!(piece, Delta::Opaque(_));
+                    if says_something && self.outbox.answer().is_empty() {
                         metrics::first_token(self.started_at.elapsed());
                     }
                     self.outbox.push(piece);
@@ -159,6 +160,7 @@ impl<'a> Streaming<'a> {
                     }
                 }
                 Said::Complete(completion) => {
+                    self.outbox.finish();
                     self.completion = Some(completion);
                     return Poll::Pending;
                 }

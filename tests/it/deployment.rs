@@ -70,6 +70,19 @@ async fn another_deployment_s_redis_is_refused_with_what_to_do() {
             assert!(log.contains(text), "{role} did not say {text:?}:\n{log}");
         }
     }
+    // Operators' commands don't touch it either.
+    let dead = format!("{}:{{jobs}}:generate:dead", app.name);
+    let _: String = redis.xadd(&dead, "*", &[("why", "theirs")]).await.expect("XADD");
+    let environment = [
+        ("DATABASE_URL", app.database_url()),
+        ("REDIS_URL", app.redis_url.clone()),
+        ("RILL_REDIS_PREFIX", app.name.clone()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value));
+    let mut drop = Process::start(&["dead", "drop", "--all"], &environment);
+    assert!(!drop.ended().await.success());
+    assert!(drop.log().contains("names another deployment"), "{}", drop.log());
+    assert_eq!(redis.xlen::<_, usize>(&dead).await.expect("XLEN"), 1);
     // Nothing was written there.
     let jobs: bool = redis.exists(format!("{}:{{jobs}}:generate", app.name)).await.expect("EXISTS");
     assert!(!jobs);
@@ -134,6 +147,14 @@ async fn a_database_with_another_number_of_partitions_is_refused() {
         .execute(&app.pool)
         .await
         .expect("updates");
+    // As a newer version's migration would, beside which this one restarts.
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'newer', true, '\\x01', 0)",
+    )
+    .execute(&app.pool)
+    .await
+    .expect("inserts");
     let environment = [
         ("DATABASE_URL", app.database_url()),
         ("REDIS_URL", app.redis_url.clone()),

@@ -49,7 +49,7 @@ async fn ask(model: &OpenAi, request: ChatRequest) -> Outcome {
                 Ok(Delta::Text(text)) => outcome.answer.apply(&Event::Delta { text }),
                 Ok(Delta::Reasoning(text)) => outcome.answer.apply(&Event::Reasoning { text }),
                 Ok(Delta::ToolCall(piece)) => outcome.answer.apply(&Event::ToolCall(piece)),
-                Ok(Delta::Opaque(data)) => outcome.answer.apply(&Event::Opaque(data)),
+                Ok(Delta::Opaque(data)) => assert!(outcome.answer.add_opaque(data)),
                 Ok(Delta::Finish(reason)) => outcome.finish = Some(reason),
                 Ok(Delta::Usage(usage)) => outcome.usage = Some(usage),
                 Err(error) => {
@@ -150,11 +150,7 @@ async fn reasoning_and_tool_calls_arrive() {
         &model,
         request(vec![
             Turn::User(Content::Text(prompt.into())),
-            Turn::Assistant {
-                text: String::new(),
-                tool_calls: outcome.answer.tool_calls,
-                opaque: Vec::new(),
-            },
+            Turn::Assistant { text: String::new(), tool_calls: outcome.answer.tool_calls },
             Turn::Tool(result),
         ]),
     )

@@ -39,10 +39,10 @@ fn message(turn: Turn) -> Value {
         Turn::Tool(result) => {
             json!({ "role": "tool", "tool_call_id": result.tool_call_id, "content": result.content })
         }
-        Turn::Assistant { text, tool_calls, .. } if tool_calls.is_empty() => {
+        Turn::Assistant { text, tool_calls } if tool_calls.is_empty() => {
             json!({ "role": "assistant", "content": text })
         }
-        Turn::Assistant { text, tool_calls, .. } => {
+        Turn::Assistant { text, tool_calls } => {
             let content = if text.is_empty() { Value::Null } else { text.into() };
             let calls: Vec<Value> = tool_calls
                 .into_iter()
@@ -165,7 +165,7 @@ impl Translator {
             self.refused = true;
             deltas.push_back(Delta::Text(text));
         }
-        for (place, call) in (0..).zip(delta.tool_calls.into_iter().flatten()) {
+        for (place, call) in (0..).zip(delta.tool_calls.unwrap_or_default()) {
             let (name, arguments) =
                 call.function.map_or((None, None), |function| (function.name, function.arguments));
             let index = call.index.unwrap_or(place);
@@ -299,9 +299,9 @@ mod tests {
         let turns = vec![
             Turn::System("be brief".into()),
             Turn::User(Content::Parts(parts)),
-            Turn::Assistant { text: String::new(), tool_calls: vec![call], opaque: vec![] },
+            Turn::Assistant { text: String::new(), tool_calls: vec![call] },
             Turn::Tool(ToolResult { tool_call_id: "c".into(), content: "42".into() }),
-            Turn::Assistant { text: "42".into(), tool_calls: vec![], opaque: vec![] },
+            Turn::Assistant { text: "42".into(), tool_calls: vec![] },
             Turn::User(Content::Text("sure?".into())),
         ];
         let parameters = json!({

@@ -168,8 +168,12 @@ impl World {
         }
         match run {
             Run::Idle => {
-                // Which of two idle workers is the first makes no difference.
-                let first = n == 0 || self.row.attempt > 0 || self.workers[0].job().is_some();
+                // Which of two idle workers is the first makes no difference, unless they
+                // are of two versions.
+                let first = self.newer.is_some()
+                    || n == 0
+                    || self.row.attempt > 0
+                    || self.workers[0].job().is_some();
                 for job in self.jobs.iter().filter(|_| self.is_fresh(id) && first) {
                     let holds = |worker: &Worker| match worker {
                         Worker::Up { id, run } => {

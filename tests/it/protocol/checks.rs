@@ -9,7 +9,7 @@ use rill::domain::Class;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use super::actions::Action;
-use super::model::{PROPERTIES, Protocol};
+use super::model::{LEFT, PROPERTIES, Protocol};
 use super::mutation::Mutation;
 use super::observe::observe;
 use super::replay::replay;
@@ -35,6 +35,7 @@ fn holds(what: &str, protocol: Protocol) {
         }
     }
     checker.assert_any_discovery("a task is done");
+    checker.assert_any_discovery(LEFT);
 }
 
 /// The shortest way to break a property, which must be the one that is named.

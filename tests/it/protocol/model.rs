@@ -8,7 +8,7 @@ use super::joint::{self, Joint};
 use super::log::{self, Log};
 use super::mutation::Mutation;
 use super::row::Row;
-use super::world::{Ender, Job, Reader, ReaderPlace, Worker, World};
+use super::world::{Ender, Job, Reader, ReaderPlace, Run, Worker, World};
 use super::{reader, redis};
 
 /// What is explored.
@@ -54,6 +54,9 @@ pub(crate) const PROPERTIES: [(&str, &[&str]); 9] = [
     ("no content is dropped that a newer worker understands", &[redis::LESS]),
 ];
 
+/// Only between two versions; else it holds at once.
+pub(crate) const LEFT: &str = "a task is left to a newer worker";
+
 impl Protocol {
     pub(crate) const fn new(faults: u8) -> Self {
         Self { faults, cancels: false, reader: None, newer: None, mutation: Mutation::None }
@@ -89,7 +92,7 @@ impl Protocol {
             identity: 2,
             stream: None,
             jobs: vec![Job { entry: 0, holder: None }],
-            workers: [0, 1].map(|id| Worker::Up { id, run: super::world::Run::Idle }),
+            workers: [0, 1].map(|id| Worker::Up { id, run: Run::Idle }),
             ender: Ender::Nobody,
             reader: self.reader.map(Reader::new),
             late: None,
@@ -148,6 +151,12 @@ impl Model for Protocol {
             Property::always(name(7), |_, world: &World| world.keeps(7)),
             Property::always(name(8), |_, world: &World| world.keeps(8)),
             Property::sometimes("a task is done", |_, world: &World| world.row.end.is_some()),
+            Property::sometimes(LEFT, |model: &Self, world: &World| {
+                let leaves = |worker: &Worker| {
+                    matches!(worker, Worker::Up { run: Run::Release { later: true, .. }, .. })
+                };
+                model.newer != Some(Class::Content) || world.workers.iter().any(leaves)
+            }),
         ]
     }
 }

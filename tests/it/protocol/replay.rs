@@ -153,8 +153,10 @@ fn content(event: Kind, data: &str) -> Option<Content<String>> {
         }
         _ => String::new(),
     };
-    let more = event.known().is_some_and(|name| Event::says_more(name, data.as_bytes()))
-        || event.is_newer_content();
+    let bytes = data.as_bytes();
+    let decoded = event.known().and_then(|name| Event::decode(name, bytes).ok());
+    let more = decoded.is_some_and(|event| event.leaves_content_out(bytes));
+    let more = more || event.is_newer_content();
     // A reset to nothing is the same whatever its words.
     let nothing = event == EventName::Started || event == EventName::Snapshot && text.is_empty();
     Some(Content { event, text, more, data: if nothing { 0 } else { hashed(data) } })

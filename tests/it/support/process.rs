@@ -27,6 +27,8 @@ pub(crate) struct Process {
     child: Child,
     log: Arc<Mutex<String>>,
     logged: Arc<Notify>,
+    /// Ends with its standard error.
+    logging: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Process {
@@ -58,7 +60,7 @@ impl Process {
         let logged = Arc::new(Notify::new());
         let stderr = child.stderr.take().expect("stderr is piped");
         let (log_to, wake) = (log.clone(), logged.clone());
-        std::thread::spawn(move || {
+        let logging = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut log = log_to.lock().expect("log");
                 log.push_str(&line);
@@ -67,7 +69,7 @@ impl Process {
                 wake.notify_waiters();
             }
         });
-        Self { child, log, logged }
+        Self { child, log, logged, logging: Some(logging) }
     }
 
     /// Everything logged so far.
@@ -132,11 +134,14 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Waits for the process to end by itself; its exit status.
+    /// Waits for the process to end by itself, and for all of its log; its exit status.
     pub(crate) async fn ended(&mut self) -> std::process::ExitStatus {
         let deadline = tokio::time::Instant::now() + super::PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
+                if let Some(logging) = self.logging.take() {
+                    logging.join().expect("the log is read");
+                }
                 return status;
             }
             assert!(tokio::time::Instant::now() < deadline, "rill did not end:\n{}", self.log());
