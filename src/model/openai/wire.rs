@@ -165,19 +165,25 @@ impl Translator {
             self.refused = true;
             deltas.push_back(Delta::Text(text));
         }
-        for (place, call) in (0..).zip(delta.tool_calls.unwrap_or_default()) {
-            let (name, arguments) =
-                call.function.map_or((None, None), |function| (function.name, function.arguments));
-            let index = call.index.unwrap_or(place);
-            deltas.push_back(Delta::ToolCall(ToolCallDelta {
-                index,
-                id: said(call.id),
-                name: said(name),
-                arguments: said(arguments).unwrap_or_default(),
-            }));
-            if let Some(value) = call.extra_content {
-                deltas.extend(opaque(Some(index), "extra_content", value));
-            }
+        if let Some(calls) = delta.tool_calls {
+            tool_calls(calls, deltas);
+        }
+    }
+}
+
+fn tool_calls(calls: Vec<ToolCall>, deltas: &mut VecDeque<Delta>) {
+    for (place, call) in (0..).zip(calls) {
+        let (name, arguments) =
+            call.function.map_or((None, None), |function| (function.name, function.arguments));
+        let index = call.index.unwrap_or(place);
+        deltas.push_back(Delta::ToolCall(ToolCallDelta {
+            index,
+            id: said(call.id),
+            name: said(name),
+            arguments: said(arguments).unwrap_or_default(),
+        }));
+        if let Some(value) = call.extra_content {
+            deltas.extend(opaque(Some(index), "extra_content", value));
         }
     }
 }
