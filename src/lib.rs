@@ -21,7 +21,7 @@
 //! | [`cli`], [`app`] | options and roles; one function a role puts the parts together | everything |
 //! | `fuzz` | targets for whatever parses outside input; in tests and for `make fuzz` only | the parsers |
 //! | `hot` | the steps of a token, to be counted and timed alone; in benches and `tests/guard` only | those steps |
-//! | [`clock`], [`config`], [`runtime`], [`telemetry`], [`metrics`], [`shutdown`], [`log_limit`] | what all of them share | |
+//! | `clock`, [`config`], [`runtime`], [`telemetry`], [`metrics`], [`shutdown`], [`log_limit`] | what all of them share | |
 //!
 //! `domain ← {store | streams | model} ← tasks ← {worker | api | operate | cli} ← app ← main`:
 //! an arrow points at what is known, and those between bars don't know each

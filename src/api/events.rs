@@ -215,7 +215,11 @@ mod tests {
             text: "a".into(),
             reasoning: "b".into(),
             tool_calls: vec![call],
-            opaque: vec![answer::OpaqueData { call: None, name: "x".into(), json: "1".into() }],
+            opaque: vec![crate::domain::opaque::OpaqueData {
+                call: None,
+                name: "x".into(),
+                json: "1".into(),
+            }],
         }));
         fits(&Event::Snapshot(Answer::default()));
         for usage in [usage, None] {

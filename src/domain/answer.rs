@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::{Event, ToolCallDelta, Usage};
+use super::opaque::OpaqueData;
 
 /// A call of a tool that the model asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -18,19 +19,6 @@ pub struct ToolCall {
     /// The arguments, as the JSON text that the model wrote (it may be invalid).
     #[serde(default)]
     pub arguments: String,
-}
-
-/// Data that the model's server wants back with the answer, as it sent it:
-/// signatures of reasoning, for instance. No reader is ever sent it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpaqueData {
-    /// The tool call that it belongs to, by index; nothing: the message.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub call: Option<u32>,
-    /// The field that it came in, such as `reasoning_details`.
-    pub name: String,
-    /// The field's value: the JSON text, byte for byte.
-    pub json: String,
 }
 
 /// Text, reasoning and tool calls so far. Its JSON is a `snapshot`'s data.
@@ -51,42 +39,7 @@ pub struct Answer {
     pub opaque: Vec<OpaqueData>,
 }
 
-impl OpaqueData {
-    /// Takes more of the same field in: arrays, of which servers send a piece with
-    /// each chunk, become one. False: it is another field's, or no array.
-    fn join(&mut self, more: &Self) -> bool {
-        let inside = |json: &str| {
-            json.trim().strip_prefix('[').and_then(|rest| Some(rest.strip_suffix(']')?.to_owned()))
-        };
-        if self.call != more.call || self.name != more.name {
-            return false;
-        }
-        let (Some(before), Some(after)) = (inside(&self.json), inside(&more.json)) else {
-            return false;
-        };
-        self.json = format!("[{before},{after}]");
-        true
-    }
-}
-
 impl Answer {
-    /// Bytes of opaque data that are kept with an answer. More of it is worth
-    /// nothing in part: then none is.
-    const OPAQUE: usize = 1024 * 1024;
-
-    /// Adds opaque data. False: there is too much of it, and so none any more.
-    pub fn add_opaque(&mut self, data: OpaqueData) -> bool {
-        let kept: usize = self.opaque.iter().map(|data| data.name.len() + data.json.len()).sum();
-        if kept + data.name.len() + data.json.len() > Self::OPAQUE {
-            self.opaque.clear();
-            return false;
-        }
-        if !self.opaque.last_mut().is_some_and(|last| last.join(&data)) {
-            self.opaque.push(data);
-        }
-        true
-    }
-
     /// Bytes of text, reasoning and tool calls together; what the answer cap limits.
     pub fn len(&self) -> usize {
         /// What a call takes beside its texts, about.
@@ -149,34 +102,4 @@ pub struct Completion {
     pub finish_reason: String,
     /// Tokens counted, where the model said.
     pub usage: Option<Usage>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn opaque(call: Option<u32>, json: &str) -> OpaqueData {
-        OpaqueData { call, name: "reasoning_details".into(), json: json.into() }
-    }
-
-    #[test]
-    fn arrays_that_come_in_pieces_become_one_and_other_values_stay_apart() {
-        let mut answer = Answer::default();
-        for json in ["[{\"a\":1.50}]", " [2, 3] ", "{}", "[4]"] {
-            assert!(answer.add_opaque(opaque(None, json)));
-        }
-        assert!(answer.add_opaque(opaque(Some(0), "[5]")));
-        let kept: Vec<_> = answer.opaque.iter().map(|data| data.json.as_str()).collect();
-        assert_eq!(kept, ["[{\"a\":1.50},2, 3]", "{}", "[4]", "[5]"]);
-        assert_eq!(answer.len(), 0, "it doesn't count against the answer cap");
-    }
-
-    #[test]
-    fn too_much_opaque_data_is_none() {
-        let mut answer = Answer::default();
-        let half = format!("[\"{}\"]", "x".repeat(Answer::OPAQUE / 2));
-        assert!(answer.add_opaque(opaque(None, &half)));
-        assert!(!answer.add_opaque(opaque(None, &half)));
-        assert!(answer.opaque.is_empty());
-    }
 }

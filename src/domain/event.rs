@@ -7,9 +7,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, OpaqueData};
+use super::answer::Answer;
 pub use super::event_name::EventName;
 use super::ids::MessageId;
+use super::opaque::OpaqueData;
 
 /// Tokens counted by the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -233,7 +234,12 @@ fn has_more(stored: &Value, known: &Value) -> bool {
         (Value::Object(stored), Value::Object(known)) => {
             stored.iter().any(|(name, value)| match known.get(name) {
                 Some(known) => has_more(value, known),
-                None => !matches!(value, Value::Null) && *value != "" && *value != json!([]),
+                None => {
+                    !matches!(value, Value::Null)
+                        && *value != ""
+                        && *value != json!([])
+                        && *value != json!({})
+                }
             })
         }
         (Value::Array(stored), Value::Array(known)) => {

@@ -13,6 +13,7 @@ pub(crate) mod fuzz;
 pub mod ids;
 pub mod job;
 pub mod message;
+pub mod opaque;
 pub mod prompt;
 pub mod raw_object;
 pub mod retry;

@@ -15,9 +15,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-use crate::domain::answer::OpaqueData;
 use crate::domain::event::{ToolCallDelta, Usage};
 use crate::domain::message::{Parameters, Turn};
+use crate::domain::opaque::OpaqueData;
 
 /// One call of a model.
 #[derive(Debug, Clone)]

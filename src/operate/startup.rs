@@ -139,6 +139,7 @@ async fn look_at_redis(store: &Store, streams: &Streams) -> crate::streams::Resu
     if let Some(finding) = streams.check_deployment(deployment).await? {
         return Ok(Seen::Another(finding));
     }
+    streams.belongs_to(deployment);
     let generation = streams.connected(0).await?;
     Ok(Seen::Ours(generation, streams.check().await))
 }
@@ -151,6 +152,7 @@ pub async fn introduce(store: Store, streams: Streams) {
 /// The deployment's ID, waiting for PostgreSQL and for its schema.
 async fn deployment(store: &Store) -> uuid::Uuid {
     const SOON: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(2) };
+    const PATIENT: u32 = 5;
     static UNKNOWN: LogLimit = LogLimit::new();
     let mut failures = 0;
     loop {
@@ -159,7 +161,9 @@ async fn deployment(store: &Store) -> uuid::Uuid {
             Err(error) => {
                 failures += 1;
                 // That it is away is said elsewhere; else it has no schema, or no row.
+                // Not at once: a first `rill up` is about to make it.
                 if !error.is_unavailable()
+                    && failures > PATIENT
                     && let Some(skipped) = UNKNOWN.pass()
                 {
                     tracing::warn!(%error, skipped, "PostgreSQL doesn't say which deployment this is; until then, Redis is not used");

@@ -32,9 +32,12 @@ enum Owner {
     Us,
     /// Another deployment, by its ID.
     Other(String),
-    /// It can't be told: an ACL refuses the commands, or nothing can be written.
+    /// It can't be told: the commands are refused, or nothing can be written.
     Untold,
 }
+
+/// Errors of a server that will answer before long.
+const FOR_NOW: [&str; 4] = ["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN"];
 
 impl Deployment {
     /// `key` holds the ID.
@@ -88,9 +91,9 @@ impl Deployment {
             Some(Value::BulkString(owner)) => {
                 Ok(Owner::Other(String::from_utf8_lossy(&owner).chars().take(64).collect()))
             }
-            // Refused for now (LOADING, BUSY, MASTERDOWN): whose it is must be known
-            // before it is used.
-            Some(Value::ServerError(error)) if error.code() != "NOPERM" => Err(error.into()),
+            // Whose it is must be known before it is used. Other refusals last: an ACL's,
+            // a cluster's, which the checks at start judge.
+            Some(Value::ServerError(error)) if FOR_NOW.contains(&error.code()) => Err(error.into()),
             _ => Ok(Owner::Untold),
         }
     }

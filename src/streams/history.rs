@@ -143,7 +143,7 @@ impl Streams {
 mod tests {
     use super::*;
     use crate::domain::StoredName;
-    use crate::domain::answer::OpaqueData;
+    use crate::domain::opaque::OpaqueData;
 
     fn entry(attempt: u32, seq: u64, event: &Event) -> Entry {
         let encoded = event.encode();

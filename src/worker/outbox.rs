@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::domain::event::{Encoded, ToolCallDelta};
+use crate::domain::opaque::OpaqueCollector;
 use crate::domain::{Answer, Event};
 use crate::model::Delta;
 
@@ -18,8 +19,8 @@ pub(super) struct Outbox {
     /// readers without a gap are not sent it.
     written: Written,
     waiting: VecDeque<Waiting>,
-    /// There was too much opaque data.
-    opaque_is_dropped: bool,
+    /// The answer's, once it is complete.
+    opaque: OpaqueCollector,
 }
 
 /// Text only grows: how much of the answer's was written says which.
@@ -71,7 +72,7 @@ impl Outbox {
             }
             // Whoever takes over needs it only with a complete answer.
             Delta::Opaque(data) => {
-                self.opaque_is_dropped = self.opaque_is_dropped || !self.answer.add_opaque(data);
+                self.opaque.add(data);
                 return;
             }
             Delta::Text(_) | Delta::Reasoning(_) | Delta::Finish(_) | Delta::Usage(_) => return,
@@ -92,6 +93,7 @@ impl Outbox {
 
     /// The model has finished: what is kept for its server goes before `complete`.
     pub(super) fn finish(&mut self) {
+        self.answer.opaque = std::mem::take(&mut self.opaque).into_data();
         if !self.answer.opaque.is_empty() {
             self.waiting.push_back(Waiting::Opaque);
         }
@@ -150,7 +152,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::answer::OpaqueData;
+    use crate::domain::opaque::OpaqueData;
     use proptest::prelude::*;
 
     fn any_delta() -> impl Strategy<Value = Delta> {
@@ -179,6 +181,7 @@ mod tests {
         ) {
             let mut outbox = Outbox::default();
             let mut said = Answer::default();
+            let mut opaque = OpaqueCollector::default();
             let mut reader = Answer::default();
             let mut latest = Answer::default();
             let read = |reader: &mut Answer, encoded: Encoded| {
@@ -190,7 +193,7 @@ mod tests {
                     Delta::Text(text) => said.apply(&Event::Delta { text: text.clone() }),
                     Delta::Reasoning(text) => said.apply(&Event::Reasoning { text: text.clone() }),
                     Delta::ToolCall(call) => said.apply(&Event::ToolCall(call.clone())),
-                    Delta::Opaque(data) => assert!(said.add_opaque(data.clone())),
+                    Delta::Opaque(data) => opaque.add(data.clone()),
                     Delta::Finish(_) | Delta::Usage(_) => {}
                 }
                 outbox.push(delta);
@@ -206,6 +209,7 @@ mod tests {
                 }
             }
             outbox.finish();
+            said.opaque = opaque.into_data();
             while let Some(encoded) = outbox.take() {
                 read(&mut reader, encoded);
             }

@@ -65,6 +65,19 @@ async fn a_redis_that_may_evict_is_refused_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_cluster_is_refused_also_by_a_node_that_does_not_have_the_key() {
+    let app = app().await;
+    let bus = TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr());
+    let bus = bus.expect("a free port").port().to_string();
+    // Without slots, each key is another node's.
+    let redis =
+        PrivateRedis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus], &[]).await;
+    for role in ["api", "worker"] {
+        refuses(&app, role, &[("REDIS_URL", &redis.url())], &["Redis is a cluster"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_keeps_nothing_on_disk_is_warned_of() {
     let app = app().await;
     let redis = PrivateRedis::start_with(&[], &[]).await;

@@ -49,7 +49,7 @@ async fn ask(model: &OpenAi, request: ChatRequest) -> Outcome {
                 Ok(Delta::Text(text)) => outcome.answer.apply(&Event::Delta { text }),
                 Ok(Delta::Reasoning(text)) => outcome.answer.apply(&Event::Reasoning { text }),
                 Ok(Delta::ToolCall(piece)) => outcome.answer.apply(&Event::ToolCall(piece)),
-                Ok(Delta::Opaque(data)) => assert!(outcome.answer.add_opaque(data)),
+                Ok(Delta::Opaque(data)) => outcome.answer.opaque.push(data),
                 Ok(Delta::Finish(reason)) => outcome.finish = Some(reason),
                 Ok(Delta::Usage(usage)) => outcome.usage = Some(usage),
                 Err(error) => {

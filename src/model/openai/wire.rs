@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::error;
 use crate::domain::RawObject;
-use crate::domain::answer::OpaqueData;
 use crate::domain::event::{ToolCallDelta, Usage};
 use crate::domain::message::Turn;
+use crate::domain::opaque::OpaqueData;
 use crate::model::{ChatRequest, Delta, ModelError, without_nul};
 
 /// The body of a streaming call. Parameters go in as they are, but can't

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::TaskError;
 use crate::domain::answer::ToolCall;
 use crate::domain::event::json;
+use crate::domain::opaque::OpaqueData;
 use crate::domain::{Answer, EventId, TaskId, TaskStatus, Usage};
 use crate::store::line::Line;
 use crate::store::together::{BRIEFLY, Statement, each, weight_of};
@@ -104,7 +105,8 @@ impl Statement for End {
     const PACE: Duration = BRIEFLY;
 
     fn weight(change: &Change) -> usize {
-        weight_of(change.last.answer.len())
+        let answer = &change.last.answer;
+        weight_of(answer.len() + answer.opaque.iter().map(OpaqueData::size).sum::<usize>())
     }
 
     fn changes(change: &Change) -> Option<Uuid> {
