@@ -33,7 +33,7 @@ pub struct Answer {
     /// Tool calls, by index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
-    /// What the model's server wants back, in the order in which it came. Beside
+    /// Data that the model's server wants back, in the order in which it came. Beside
     /// the JSON, which readers are sent.
     #[serde(skip)]
     pub opaque: Vec<OpaqueData>,

@@ -16,7 +16,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// What an event is to readers and to workers that take over. See the module.
+/// An event's meaning to readers and to workers that take over. See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
     /// Everything follows from here: the reader drops what it has.
@@ -153,7 +153,7 @@ impl FromStr for EventName {
 
 /// Bytes of a name at most, whatever the version.
 const LONGEST: usize = 64;
-/// What an unknown name of each class begins with.
+/// Prefixes of unknown names, a class each.
 const CONTENT: &str = "content.";
 const INTERNAL: &str = "internal.";
 

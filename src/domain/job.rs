@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What a job does. Each kind has a queue of its own in Redis and rows of its own
+/// The kind of a job's work. Each kind has a queue of its own in Redis and rows of its own
 /// in PostgreSQL, from which its relay restores the queue: a worker takes jobs of
 /// the kinds that it knows, and never sees another (`docs/compatibility.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

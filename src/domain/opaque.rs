@@ -1,4 +1,4 @@
-//! What the model's server wants back with an answer, and nobody else is shown.
+//! Data for the model's server: given back with an answer, shown to nobody else.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +17,9 @@ pub struct OpaqueData {
 }
 
 impl OpaqueData {
-    /// About what it takes, in bytes.
+    /// Size in memory, in bytes, about.
     pub const fn size(&self) -> usize {
-        /// What it takes beside its texts.
+        /// Size beside its texts.
         const REST: usize = 64;
         self.name.len() + self.json.len() + REST
     }
@@ -45,7 +45,7 @@ impl OpaqueData {
     }
 }
 
-/// What is between an array's brackets.
+/// The text between an array's brackets.
 fn items(json: &str) -> Option<&str> {
     Some(json.trim().strip_prefix('[')?.strip_suffix(']')?.trim())
 }
@@ -64,25 +64,20 @@ impl OpaqueCollector {
 
     /// Takes a piece in.
     pub fn add(&mut self, data: OpaqueData) {
-        self.size = self.size.saturating_add(match self.data.last() {
-            Some(last) if last.call == data.call && last.name == data.name => data.json.len(),
-            _ => data.size(),
-        });
-        if self.size > Self::MOST {
-            // And nothing more: the size only grows.
-            self.data = Vec::new();
-            return;
-        }
+        let (joined, alone) = (data.json.len(), data.size());
         let apart = match self.data.last_mut() {
             Some(last) => last.join(data).err(),
             None => Some(data),
         };
-        if let Some(data) = apart {
-            self.data.push(data);
+        self.size = self.size.saturating_add(if apart.is_some() { alone } else { joined });
+        self.data.extend(apart);
+        if self.size > Self::MOST {
+            // And nothing more: the size only grows.
+            self.data = Vec::new();
         }
     }
 
-    /// What came, in its order.
+    /// The data, in the order in which it came.
     pub fn into_data(self) -> Vec<OpaqueData> {
         self.data
     }
@@ -125,6 +120,7 @@ mod tests {
     fn many_small_pieces_are_bounded_by_what_they_take() {
         let apart = (0..100_000).map(|call| data(Some(call), "1"));
         assert!(collected(apart).is_empty());
+        assert!(collected((0..100_000).map(|_| data(None, "1"))).is_empty());
         let joined = collected((0..100_000).map(|_| data(None, "[1]")));
         assert_eq!(joined, [format!("[{}]", vec!["1"; 100_000].join(","))]);
     }

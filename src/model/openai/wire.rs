@@ -188,7 +188,7 @@ fn tool_calls(calls: Vec<ToolCall>, deltas: &mut VecDeque<Delta>) {
     }
 }
 
-/// What a server wants back, if it sent something.
+/// Data that a server wants back, if it sent something.
 fn opaque(call: Option<u32>, name: &str, value: Box<RawValue>) -> Option<Delta> {
     let json: Box<str> = value.into();
     let says_something = !matches!(&*json, "[]" | "{}");
