@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::Defaults;
+use super::sloppy::Kinds;
 use crate::config::duration;
 
 /// A directive is at most this long; what is longer is text.
@@ -28,6 +29,10 @@ pub(super) enum Break {
     Stall,
     /// A chunk that isn't JSON.
     Garbage,
+    /// A chunk whose finish reason is an error, and a clean end.
+    Error,
+    /// An event that is named an error, and a clean end.
+    ErrorEvent,
 }
 
 /// How one prompt is answered.
@@ -57,6 +62,8 @@ pub(super) struct Script {
     pub finish: Option<String>,
     /// The `Retry-After` of a failing status, in seconds.
     pub retry_after: Option<u64>,
+    /// What is wrong with a streamed answer's format.
+    pub sloppy: Kinds,
     fail: Option<(u16, Calls)>,
     breaks: Vec<(Break, usize, Calls)>,
 }
@@ -92,6 +99,7 @@ impl Script {
             tool: None,
             finish: None,
             retry_after: None,
+            sloppy: Kinds::default(),
             fail: None,
             breaks: Vec::new(),
         };
@@ -163,6 +171,9 @@ impl Script {
             "eof" => self.push_break(Break::Eof, value)?,
             "stall" => self.push_break(Break::Stall, value)?,
             "garbage" => self.push_break(Break::Garbage, value)?,
+            "error" => self.push_break(Break::Error, value)?,
+            "error-event" => self.push_break(Break::ErrorEvent, value)?,
+            "sloppy" => self.sloppy = self.sloppy.and(Kinds::parse(value)?),
             _ => return None,
         }
         Some(())
@@ -229,9 +240,17 @@ mod tests {
 
     #[test]
     fn what_is_no_directive_is_text() {
-        for prompt in
-            ["[[", "[[]]", "[[tokens=x]]", "[[fail=200]]", "[[rate=-1]]", "[[cut=1*x]]", "a]] [["]
-        {
+        for prompt in [
+            "[[",
+            "[[]]",
+            "[[tokens=x]]",
+            "[[fail=200]]",
+            "[[rate=-1]]",
+            "[[cut=1*x]]",
+            "[[sloppy]]",
+            "[[sloppy=lf+neat]]",
+            "a]] [[",
+        ] {
             assert_eq!(read(prompt), read(""), "{prompt}");
         }
         assert_eq!(read("[[[[tokens=3]]").tokens, Some(3));
@@ -245,6 +264,13 @@ mod tests {
         assert_eq!(echo("[[chunk=1]] [[echo]]a"), Some("a".into()));
         assert_eq!(echo("say: [[echo]][[x]]a [[tokens=3]]"), Some("[[x]]a [[tokens=3]]".into()));
         assert_eq!(read("say: [[echo]]a [[tokens=3]]").tokens, None);
+    }
+
+    #[test]
+    fn sloppiness_adds_up() {
+        let script = read("[[sloppy=lf+odd-types]] [[sloppy = parts + lf]] [[error-event=3]]");
+        assert_eq!(Some(script.sloppy), Kinds::parse("parts+odd-types+lf"));
+        assert_eq!(script.breakage(9), Some((Break::ErrorEvent, 3)));
     }
 
     #[test]

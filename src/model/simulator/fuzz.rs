@@ -8,13 +8,17 @@ use super::Defaults;
 use super::answer::answer;
 use super::directives::{Script, parse_rate};
 use super::reply::time_for;
-use super::wire::Request;
+use super::strict;
+use super::wire::{Chunks, Request};
 
 /// A prompt, or a whole request; what it asks for can be begun.
 pub(crate) fn directives(input: &[u8]) {
     if let Ok(request) = serde_json::from_slice::<Request>(input) {
         let _ = (request.tokens(), request.after_tool(), request.include_usage());
         script(&request.prompt());
+    }
+    if let Ok(body) = serde_json::from_slice(input) {
+        let _ = strict::check(&body);
     }
     if let Ok(prompt) = std::str::from_utf8(input) {
         script(prompt);
@@ -35,6 +39,19 @@ fn script(prompt: &str) {
     let first = Instant::now() + script.ttft;
     let _ = first + time_for(usize::MAX, script.rate);
     let _: Duration = script.ttft + time_for(usize::MAX, script.rate);
-    let pieces = answer(&script, prompt, 1, 3, false).pieces.take(64).count();
-    assert!(pieces <= 64);
+    let answer = answer(&script, prompt, 1, 3, false);
+    let mut chunks = Chunks::new("id", 0, "m");
+    let mut rewriting = script.sloppy.rewriting();
+    for piece in answer.pieces.take(64) {
+        chunks.piece(&piece);
+        let neat = chunks.take();
+        assert!(neat.ends_with(b"\n\n"));
+        if let Some(rewriting) = &mut rewriting {
+            rewriting.rewrite(&neat);
+        }
+    }
+    chunks.end(&answer.finish_reason, None);
+    if let Some(mut rewriting) = rewriting {
+        assert!(!rewriting.rewrite(&chunks.take()).is_empty());
+    }
 }

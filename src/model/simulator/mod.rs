@@ -13,6 +13,26 @@
 //! | `[[reasoning=20]]` `[[tool=name]]` `[[finish=length]]` | reasoning first; a tool call; a finish reason |
 //! | `[[fail=429*2]]` `[[retry-after=2]]` | that status, for the first 2 calls with this prompt |
 //! | `[[cut=20]]` `[[eof=20]]` `[[stall=20]]` `[[garbage=20]]` | after 20 chunks: the socket dropped, a clean end without a finish reason, silence, a chunk that isn't JSON; `*k` as above |
+//! | `[[error=20]]` `[[error-event=20]]` | after 20 chunks: one with `"finish_reason":"error"` and an error in its choice, an `event: error` that is no chunk; then `[DONE]` and a clean end; `*k` as above |
+//! | `[[sloppy=lf+parts]]` | streams as some servers do: the kinds below; more directives add more kinds |
+//!
+//! | kind | a streamed answer |
+//! |---|---|
+//! | `lf` | has one line end between events, not an empty line |
+//! | `crlf` `cr` | has that line end; `cr` wins |
+//! | `unended` | has no `[DONE]`, and nothing behind the last event's JSON, not even a line end |
+//! | `heartbeats` | has before each event a comment, `data: ` without data, `data: ping`, and chunks with `"choices":[]`, an empty delta, and `"usage":{}` |
+//! | `parts` | has content as `[{"type":"text","text":…}]`, reasoning in it as `{"type":"thinking","thinking":[{"type":"text","text":…}]}` |
+//! | `message` | has `message` in the place of `delta` |
+//! | `unfinished` | has `"finish_reason":null` throughout (but for `[[error=…]]`), and `[DONE]`: this wins over `unended` |
+//! | `odd-types` | has indexes and `created` as strings, usage as floats in the chunk with the finish reason, `"logprobs":-Infinity`, `"error":false`, a tool call's arguments as an object in one chunk, and a chunk's text that is an integer as a number (not with `parts`) |
+//! | `no-index` `bad-ids` | has tool calls without index, with `""` as their IDs |
+//! | `whole` | isn't one: a `chat.completion`, indented, comes at its end; the kinds for JSON apply, those for lines and `bytes` don't. A breakage replaces it, however late that would be |
+//! | `mislabelled` | says that it is `application/json`; with `whole`, that it is `text/event-stream` |
+//! | `bytes` | has the surrogate halves of a character beyond U+FFFF in two chunks: `\ud83d`, `\ude00` |
+//!
+//! With `--strict` it refuses each request that some real server would, and
+//! says why.
 //!
 //! The same seed and prompt give the same answer. `GET /stats` tells how often
 //! it was called (`?prompt=` picks prompts that contain a text). It keeps
@@ -24,7 +44,10 @@ mod directives;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod reply;
+mod sloppy;
+pub(crate) mod strict;
 mod text;
+mod whole;
 mod wire;
 
 use std::net::SocketAddr;
@@ -38,11 +61,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::answer::{Answer, Piece, answer};
+use self::answer::answer;
 use self::calls::Calls;
-use self::directives::{Break, Script, parse_rate};
-use self::reply::{Reply, Running, time_for};
-use self::wire::Usage;
+use self::directives::{Script, parse_rate};
+use self::reply::{Reply, Running};
+use self::sloppy::Kind;
+use self::whole::Whole;
 use crate::config::duration;
 use crate::http;
 
@@ -77,11 +101,14 @@ pub struct Defaults {
     /// Another seed, other texts
     #[arg(long, env = "RILL_SIMULATOR_SEED", default_value = "1")]
     pub seed: u64,
+    /// Refuse requests that the strictest real server would refuse
+    #[arg(long, env = "RILL_SIMULATOR_STRICT")]
+    pub strict: bool,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { rate: 30.0, tokens: 120, ttft: Duration::from_millis(200), seed: 1 }
+        Self { rate: 30.0, tokens: 120, ttft: Duration::from_millis(200), seed: 1, strict: false }
     }
 }
 
@@ -168,6 +195,11 @@ impl Simulator {
         };
         let prompt = request.prompt();
         let call = self.calls.count(&prompt);
+        if self.defaults.strict
+            && let Err(why) = strictly(&body)
+        {
+            return refusal(StatusCode::BAD_REQUEST, &why);
+        }
         let script = Script::read(&prompt, &self.defaults);
         if let Some(status) = script.failure(call) {
             return failure(status, script.retry_after);
@@ -177,12 +209,13 @@ impl Simulator {
         let created =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let running = Running::new(&self.running);
-        if !request.stream {
+        if !request.stream || script.sloppy.has(Kind::Whole) {
             let whole = Whole { id, created, running, breakage: script.breakage(call) };
             return whole.respond(&request, &script, answer).await;
         }
         let reply = Reply {
             chunks: wire::Chunks::new(&id, created, &request.model),
+            rewriting: script.sloppy.rewriting(),
             answer,
             ttft: script.ttft,
             rate: script.rate,
@@ -192,50 +225,9 @@ impl Simulator {
             _running: running,
         };
         Response::builder()
-            .content_type("text/event-stream")
+            .content_type(script.sloppy.content_type("text/event-stream"))
             .header(header::CACHE_CONTROL, "no-cache")
             .body(Body::from_bytes_stream(reply.into_stream()))
-    }
-}
-
-/// An answer that isn't streamed.
-struct Whole {
-    id: String,
-    created: u64,
-    breakage: Option<(Break, usize)>,
-    running: Running,
-}
-
-impl Whole {
-    async fn respond(self, request: &wire::Request, script: &Script, answer: Answer) -> Response {
-        let pieces: Vec<Piece> = answer.pieces.collect();
-        tokio::time::sleep(script.ttft + time_for(pieces.len(), script.rate)).await;
-        let usage = Usage::new(request.tokens(), pieces.len());
-        let completion = wire::completion(
-            &self.id,
-            self.created,
-            &request.model,
-            pieces,
-            &answer.finish_reason,
-            usage,
-        );
-        let response = match self.breakage.map(|(how, _)| how) {
-            None => json_response(StatusCode::OK, &completion),
-            Some(Break::Eof) => Response::builder().content_type("application/json").finish(),
-            Some(Break::Garbage) => {
-                Response::builder().content_type("application/json").body("{\"choices\":[{")
-            }
-            Some(Break::Stall) => std::future::pending().await,
-            Some(Break::Cut) => {
-                let cut = std::io::Error::other("cut, as the prompt asked");
-                let body = futures_util::stream::once(async { Err::<bytes::Bytes, _>(cut) });
-                Response::builder()
-                    .content_type("application/json")
-                    .body(Body::from_bytes_stream(body))
-            }
-        };
-        drop(self.running);
-        response
     }
 }
 
@@ -254,6 +246,12 @@ fn failure(status: u16, retry_after: Option<u64>) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
     response
+}
+
+/// The check of [`strict`], of a body that is JSON.
+fn strictly(body: &[u8]) -> Result<(), String> {
+    let body = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    strict::check(&body)
 }
 
 fn refusal(status: StatusCode, message: &str) -> Response {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::answer::Answer;
 use super::directives::Break;
+use super::sloppy::Rewriting;
 use super::wire::{Chunks, Usage};
 
 /// Bytes handed to the connection at once, at most (and one chunk).
@@ -23,6 +24,8 @@ const BEFORE_CUT: Duration = Duration::from_millis(5);
 /// One streamed answer.
 pub(super) struct Reply {
     pub chunks: Chunks,
+    /// Rewrites the chunks, unless they are to be neat.
+    pub rewriting: Option<Rewriting>,
     pub answer: Answer,
     /// Time before the first token.
     pub ttft: Duration,
@@ -58,9 +61,25 @@ struct Sender {
 }
 
 impl Sender {
+    /// The next bytes of the body.
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            let neat = match self.next_chunks().await? {
+                Ok(neat) => neat,
+                Err(error) => return Some(Err(error)),
+            };
+            let Some(rewriting) = &mut self.reply.rewriting else { return Some(Ok(neat)) };
+            let sloppy = rewriting.rewrite(&neat);
+            // Held back: an empty chunk could end the body.
+            if !sloppy.is_empty() {
+                return Some(Ok(sloppy));
+            }
+        }
+    }
+
     /// Waits until something is due and gives out all that is: a sender that
     /// was held up catches up, in one write.
-    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+    async fn next_chunks(&mut self) -> Option<io::Result<Bytes>> {
         if self.over {
             return None;
         }
@@ -76,6 +95,14 @@ impl Sender {
                 Some((Break::Garbage, _)) => {
                     self.reply.breakage = None;
                     self.reply.chunks.garbage();
+                }
+                Some((Break::Error, _)) => {
+                    self.reply.chunks.error();
+                    return self.last();
+                }
+                Some((Break::ErrorEvent, _)) => {
+                    self.reply.chunks.error_event();
+                    return self.last();
                 }
                 // First what is written, then the failure.
                 Some(_) if self.reply.chunks.len() > 0 => break,
@@ -103,8 +130,14 @@ impl Sender {
                 Some(Err(io::Error::other("cut, as the prompt asked")))
             }
             Break::Stall => std::future::pending().await,
-            Break::Eof | Break::Garbage => None,
+            Break::Eof | Break::Garbage | Break::Error | Break::ErrorEvent => None,
         }
+    }
+
+    /// What is written, and nothing more.
+    fn last(&mut self) -> Option<io::Result<Bytes>> {
+        self.over = true;
+        Some(Ok(self.reply.chunks.take()))
     }
 
     fn due(&self, piece: usize) -> Instant {

@@ -117,3 +117,88 @@ async fn stamps_are_of_the_moment_at_which_a_chunk_is_written() {
         assert!((due..=after).contains(&at), "{n} at {at}: not in {due}..={after}");
     }
 }
+
+/// The answer to a streamed request, without a network: its type and its body.
+async fn streamed(prompt: &str) -> (String, String) {
+    let defaults = Defaults { rate: 0.0, ttft: Duration::ZERO, ..Defaults::default() };
+    let mut body = asking(prompt);
+    body["stream"] = true.into();
+    let mut response = direct(&Simulator::new(defaults), &body).await;
+    let content_type = response.content_type().expect("a type").to_owned();
+    (content_type, response.take_body().into_string().await.expect("text"))
+}
+
+async fn direct(simulator: &Simulator, body: &Value) -> Response {
+    let uri = "/v1/chat/completions".parse().expect("a path");
+    let request = Request::builder().method(Method::POST).uri(uri).body(body.to_string());
+    simulator.call(request).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn strictness_says_what_and_where() {
+    let mut body = asking("[[tokens=1]]");
+    body["messages"][0]["id"] = 7.into();
+    for (strict, expected) in [(false, StatusCode::OK), (true, StatusCode::BAD_REQUEST)] {
+        let defaults = Defaults { strict, rate: 0.0, ttft: Duration::ZERO, ..Defaults::default() };
+        let mut response = direct(&Simulator::new(defaults), &body).await;
+        assert_eq!(response.status(), expected);
+        let answer: Value = response.take_body().into_json().await.expect("JSON");
+        let why = strict.then_some("messages[0]: extra field \"id\" is not permitted");
+        assert_eq!(answer["error"]["message"].as_str(), why);
+        assert_eq!(answer["error"]["type"].as_str(), strict.then_some("invalid_request_error"));
+    }
+    let cli = Cli::try_parse_from(["rill", "--strict"]).expect("a flag");
+    assert!(cli.options.defaults.strict);
+}
+
+#[tokio::test]
+async fn a_sloppy_stream_is_sent_as_such() {
+    let (content_type, text) = streamed("[[sloppy=mislabelled+lf]][[numbered]][[tokens=2]]").await;
+    assert_eq!(content_type, "application/json");
+    assert_eq!(text.lines().filter(|line| line.starts_with("data: {")).count(), 4, "{text}");
+    assert!(text.ends_with("}\ndata: [DONE]\n"), "{text}");
+    let (_, text) = streamed("[[sloppy=lf]][[numbered]][[eof=1]]").await;
+    assert_eq!(text.lines().count(), 2, "{text}");
+    // Pieces of the arguments are held back, which mustn't end the body.
+    let (_, text) = streamed("[[sloppy=odd-types]][[tool=f]][[rate=1000]]").await;
+    assert!(text.contains("\"arguments\":{") && text.ends_with("[DONE]\n\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_stream_can_be_a_whole_completion_after_all() {
+    let (content_type, text) = streamed("[[sloppy=whole]][[echo]]hello").await;
+    assert_eq!(content_type, "application/json");
+    assert!(text.starts_with("{\n"), "{text}");
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(answer["object"], "chat.completion");
+    assert_eq!(answer["choices"][0]["message"]["content"], "hello");
+    assert_eq!(streamed("[[sloppy=whole]][[eof=1]]").await.1, "");
+    let (_, text) = streamed("[[sloppy=whole+odd-types]][[error=1]]").await;
+    assert!(text.contains("\"message\": \"Provider overloaded\""), "{text}");
+    assert!(text.contains("\"finish_reason\": \"error\""), "{text}");
+    let (_, text) = streamed("[[sloppy=whole]][[error-event=1]]").await;
+    assert_eq!(text, r#"{"error":{"message":"model crashed"}}"#);
+}
+
+#[tokio::test]
+async fn an_error_within_a_stream_ends_it_cleanly() {
+    let (_, text) = streamed("[[numbered]][[error=1]]").await;
+    let events: Vec<_> = text.split_terminator("\n\n").collect();
+    let failed = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\
+                  \"finish_reason\":\"error\",\
+                  \"error\":{\"message\":\"Provider overloaded\",\"code\":502}}]}";
+    assert_eq!(events[2..], [failed, "data: [DONE]"], "{text}");
+
+    let (_, text) = streamed("[[numbered]][[error-event=1]]").await;
+    let events: Vec<_> = text.split_terminator("\n\n").collect();
+    let crashed = "event: error\ndata: {\"message\":\"model crashed\"}";
+    assert_eq!(events[2..], [crashed, "data: [DONE]"], "{text}");
+
+    let (_, text) = streamed("[[sloppy=lf+unended+odd-types]][[error-event=1]]").await;
+    assert!(text.ends_with("}\nevent: error\ndata: {\"message\":\"model crashed\"}"), "{text}");
+    // On the first calls only, and at the very end too.
+    let (_, text) = streamed("[[error=2*0]][[tokens=2]]").await;
+    assert!(!text.contains("overloaded"), "{text}");
+    let (_, text) = streamed("[[error=2*1]][[tokens=2]]").await;
+    assert!(text.contains("overloaded") && !text.contains("\"stop\""), "{text}");
+}

@@ -186,6 +186,19 @@ impl Chunks {
         self.out.put_slice(b"data: {\"choices\":[{\"delta\":{\"conte\n\n");
     }
 
+    /// A finish reason that isn't one: the answer failed.
+    pub(super) fn error(&mut self) {
+        let failed = json!({ "choices": [failed_choice("delta", json!({ "content": "" }))] });
+        self.out.put_slice(format!("data: {failed}\n\ndata: [DONE]\n\n").as_bytes());
+    }
+
+    /// An event that isn't a chunk: the answer failed.
+    pub(super) fn error_event(&mut self) {
+        let error = model_crashed();
+        let events = format!("event: error\ndata: {error}\n\ndata: [DONE]\n\n");
+        self.out.put_slice(events.as_bytes());
+    }
+
     /// Bytes written since the last [`Chunks::take`].
     pub(super) fn len(&self) -> usize {
         self.out.len()
@@ -238,6 +251,18 @@ pub(super) fn completion(
         "choices": [{ "index": 0, "message": message, "finish_reason": finish_reason }],
         "usage": usage,
     })
+}
+
+/// The choice of an answer that failed on its way, with `said` as its `field`.
+/// OpenRouter's way to say it.
+pub(super) fn failed_choice(field: &str, said: Value) -> Value {
+    let error = json!({ "message": "Provider overloaded", "code": 502 });
+    json!({ "index": 0, field: said, "finish_reason": "error", "error": error })
+}
+
+/// The data of an error that isn't in OpenAI's form.
+pub(super) fn model_crashed() -> Value {
+    json!({ "message": "model crashed" })
 }
 
 /// An error as OpenAI words it.
