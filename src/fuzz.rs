@@ -25,6 +25,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("message", api::fuzz::message),
     ("frames", api::fuzz::frames),
     ("chunks", model::openai::fuzz::chunks),
+    ("answers", model::openai::fuzz::answers),
+    ("odd_values", model::openai::fuzz::odd_values),
     ("retry_after", model::openai::fuzz::retry_after),
     ("directives", model::simulator::fuzz::directives),
     ("catalog", model::catalog::fuzz::catalog),

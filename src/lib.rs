@@ -12,7 +12,7 @@
 //! | [`domain`] | IDs, events and their classes ([`domain::event_name`]), answers, task states; the rule by which readers find gaps ([`domain::splice`]) | nothing: no I/O |
 //! | [`store`] | PostgreSQL, the authority; a file an aggregate, a function a statement | `sqlx` |
 //! | [`streams`] | Redis: a task's stream from the writing side ([`streams::log`]) and the reading side ([`streams::tail`]), the job queue ([`streams::queue`]), cancel hints | `redis` |
-//! | [`model`] | [`model::ChatModel`], OpenAI's wire format, which models there are, the simulator | `async-openai` |
+//! | [`model`] | [`model::ChatModel`]; what providers send ([`model::openai`]), how they differ ([`model::openai::profile`]), which models there are, the simulator | `async-openai` |
 //! | [`tasks`] | what spans both stores: accept, end, cancel, relay, follow; a file each | [`store`], [`streams`] |
 //! | [`worker`] | the loops that run tasks: claim, attempt, heartbeat, upkeep | [`tasks`], [`model`] |
 //! | [`api`] | HTTP resources, event streams, problems, the document, the chat page | [`tasks`], `poem` |

@@ -37,6 +37,9 @@ event!(
         attempt: u32,
         /// The model that answers.
         model: String,
+        /// Parameters of the request that were left out, as the model's server would
+        /// refuse them: the deployment's operator has said so. Absent if there are none.
+        dropped_parameters: Option<Vec<String>>,
     }
 );
 
@@ -57,8 +60,9 @@ event!(
 );
 
 event!(
-    /// `tool_call`: append to the arguments of the call with this index; `id` and
-    /// `name` come with its first piece.
+    /// `tool_call`: append to the arguments of the call with this index. `id` and
+    /// `name` come with its first piece, or later where the model's server gives them
+    /// later; the newest counts.
     ToolCallEvent, ToolCallType::ToolCall {
         /// Which of the answer's calls.
         index: u32,
@@ -201,7 +205,7 @@ mod tests {
             name: Some("clock".into()),
             arguments: "{}".into(),
         };
-        fits(&Event::Started { attempt: 1, model: "m".into() });
+        fits(&Event::Started { attempt: 1, model: "m".into(), dropped_parameters: Vec::new() });
         fits(&Event::Delta { text: "a".into() });
         fits(&Event::Reasoning { text: "a".into() });
         fits(&Event::ToolCall(event::ToolCallDelta {

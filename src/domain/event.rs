@@ -53,6 +53,9 @@ pub enum Event {
         attempt: u32,
         /// The model that answers.
         model: String,
+        /// Parameters of the request that its profile leaves out.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        dropped_parameters: Vec<String>,
     },
     /// Append to the answer.
     Delta {
@@ -271,7 +274,11 @@ mod tests {
         let message_id = MessageId::generate();
         let usage = Some(Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 });
         let events = [
-            Event::Started { attempt: 1, model: "m".into() },
+            Event::Started {
+                attempt: 1,
+                model: "m".into(),
+                dropped_parameters: vec!["seed".into()],
+            },
             Event::Reasoning { text: "\u{1f600}\r\n\"".into() },
             Event::ToolCall(ToolCallDelta {
                 index: 1,

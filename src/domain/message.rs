@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::answer::ToolCall;
+use super::opaque::OpaqueData;
 use super::raw_object::RawObject;
 
 /// Who said it.
@@ -84,13 +85,29 @@ pub enum Turn {
     System(String),
     /// What the caller said.
     User(Content),
-    /// What the model answered.
-    Assistant {
-        /// Its text.
-        text: String,
-        /// The tools it called.
-        tool_calls: Vec<ToolCall>,
-    },
+    /// What a model answered.
+    Assistant(AssistantTurn),
     /// What one tool answered.
     Tool(ToolResult),
+}
+
+/// What a model answered, and what its server wants to be told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AssistantTurn {
+    /// Its text.
+    pub text: String,
+    /// The tools it called.
+    pub tool_calls: Vec<ToolCall>,
+    /// Its reasoning, of answers with tool calls.
+    pub reasoning: String,
+    /// Data that the model's server wants back.
+    pub opaque: Vec<OpaqueData>,
+    /// The model's public name, of answers with tool calls or data.
+    pub model: Option<String>,
+}
+
+impl From<&str> for AssistantTurn {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), ..Self::default() }
+    }
 }

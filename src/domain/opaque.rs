@@ -12,7 +12,7 @@ pub struct OpaqueData {
     /// The field that it came in, such as `reasoning_details`.
     pub name: String,
     /// The field's value as JSON text: the server's bytes. Pieces of an array that
-    /// came with several chunks are one.
+    /// came with several chunks are one. `null`: the value is the message's reasoning.
     pub json: String,
 }
 
@@ -65,8 +65,11 @@ impl OpaqueCollector {
     /// Takes a piece in.
     pub fn add(&mut self, data: OpaqueData) {
         let (joined, alone) = (data.json.len(), data.size());
-        let apart = match self.data.last_mut() {
-            Some(last) => last.join(data).err(),
+        // Fields of a chunk take turns: an earlier piece is not far.
+        let before = self.data.iter_mut().rev().take(8);
+        let before = before.into_iter().find(|b| b.call == data.call && b.name == data.name);
+        let apart = match before {
+            Some(before) => before.join(data).err(),
             None => Some(data),
         };
         self.size = self.size.saturating_add(if apart.is_some() { alone } else { joined });

@@ -35,6 +35,17 @@ impl RawObject {
         }
     }
 
+    /// Gives a field another name. Where there is a field of that name already, that
+    /// one stays, and this one goes.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        if self.get(to).is_some() {
+            self.0.retain(|(field, _)| field != from);
+        }
+        for (field, _) in self.0.iter_mut().filter(|(field, _)| field == from) {
+            to.clone_into(field);
+        }
+    }
+
     /// The fields that `keep` is true for.
     #[must_use]
     pub fn filtered(&self, keep: impl Fn(&str, &RawValue) -> bool) -> Self {
@@ -114,6 +125,10 @@ mod tests {
         object.set("b", &true);
         object.set("c", &"x");
         assert_eq!(object.to_json(), r#"{"b":true,"a":2,"c":"x"}"#);
+        object.rename("c", "d");
+        object.rename("d", "a");
+        object.rename("x", "a");
+        assert_eq!(object.to_json(), r#"{"b":true,"a":2}"#);
         let numbers = object.filtered(|_, value| value.get() == "2");
         assert_eq!(numbers.to_json(), r#"{"a":2}"#);
     }

@@ -122,7 +122,10 @@ mod tests {
         for (n, &length) in lengths.iter().enumerate() {
             let attempt = u32::try_from(n + 1).expect("small");
             let mut answer = Answer::default();
-            stored.push((id(attempt, 0), Event::Started { attempt, model: "m".into() }));
+            stored.push((
+                id(attempt, 0),
+                Event::Started { attempt, model: "m".into(), dropped_parameters: Vec::new() },
+            ));
             for seq in 1..=u64::from(length) {
                 let event = if seq % 5 == 0 {
                     Event::Snapshot(answer.clone())

@@ -118,5 +118,6 @@ macro_rules! targets {
     };
 }
 targets! {
-    event_id event entries history cursor message frames chunks retry_after directives catalog
+    event_id event entries history cursor message frames chunks answers odd_values retry_after
+    directives catalog
 }

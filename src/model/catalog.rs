@@ -8,10 +8,12 @@ pub(crate) mod fuzz;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::ChatModel;
-use super::openai::{OpenAi, http_client};
+use super::openai::profile::{Known, Profile};
+use super::openai::{ApiKey, HttpError, HttpOptions, KeyError, OpenAi, http_client};
 use crate::config::Secret;
 
 /// OpenAI's own server, used when only a key is given.
@@ -43,8 +45,15 @@ pub struct Options {
     #[arg(long, env = "OPENAI_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub openai_api_key: Option<Secret>,
 
+    /// A file with that server's API key, read before each call: the key can be
+    /// replaced while rill runs
+    #[arg(long, env = "OPENAI_API_KEY_FILE", value_name = "FILE")]
+    pub openai_api_key_file: Option<PathBuf>,
+
     /// A further OpenAI-compatible server; its key, where it needs one, is read
-    /// from RILL_UPSTREAM_NAME_API_KEY (NAME in capitals, what is no letter or digit as _)
+    /// from RILL_UPSTREAM_NAME_API_KEY, or before each call from the file that
+    /// RILL_UPSTREAM_NAME_API_KEY_FILE names (NAME in capitals, what is no letter or
+    /// digit as _)
     #[arg(
         long = "upstream",
         env = "RILL_UPSTREAMS",
@@ -63,6 +72,23 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub models: Vec<String>,
+
+    /// How to speak to an upstream, or to a model (by its public name): the profile of
+    /// a server, such as mistral, vllm or default, and settings that differ, such as
+    /// local=vllm:think_tags=on:drop=seed+top_p (docs/models.md has them). Unset, it is
+    /// taken from the upstream's host
+    #[arg(
+        long = "profile",
+        env = "RILL_PROFILES",
+        value_name = "UPSTREAM|MODEL=PROFILE[:SETTING=VALUE]…",
+        value_delimiter = ','
+    )]
+    pub profiles: Vec<String>,
+
+    /// A file of certificates (PEM) that upstreams are trusted by, beside the system's:
+    /// a private CA's
+    #[arg(long, env = "RILL_UPSTREAM_CA", value_name = "FILE")]
+    pub upstream_ca: Option<PathBuf>,
 }
 
 /// What is wrong with the [`Options`], and what to do.
@@ -108,12 +134,25 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A key that can't be sent.
-    #[error(
-        "the API key of upstream {0:?} has characters that no key has (a space or line break, \
-         perhaps at its end)"
-    )]
-    Key(String),
+    /// A key that can't be used.
+    #[error("the API key of upstream {upstream:?} {error}")]
+    Key {
+        /// The upstream.
+        upstream: String,
+        /// What is wrong with it.
+        error: KeyError,
+    },
+    /// A key and a file with one.
+    #[error("upstream {0:?} has an API key and a file with one: set one of them")]
+    TwoKeys(String),
+    /// Not `UPSTREAM|MODEL=PROFILE…`, or of something that isn't there.
+    #[error("profile {spec:?}: {reason}")]
+    Profile {
+        /// What was given.
+        spec: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Two of one name.
     #[error("{what} {name:?} is given twice: names must differ{hint}")]
     Twice {
@@ -142,9 +181,9 @@ pub enum Error {
         /// The upstreams that there are.
         known: String,
     },
-    /// TLS can't be set up.
-    #[error("the HTTP client can't be set up: {0}")]
-    Http(#[from] reqwest::Error),
+    /// The HTTP client can't be made.
+    #[error(transparent)]
+    Http(#[from] HttpError),
 }
 
 /// A model that may be used.
@@ -156,6 +195,8 @@ pub struct Model {
     pub upstream: String,
     /// Its name there, for [`super::ChatRequest::model`].
     pub remote: String,
+    /// How it is spoken to.
+    pub profile: Profile,
     /// What answers.
     pub chat: Arc<dyn ChatModel>,
 }
@@ -186,9 +227,11 @@ impl Catalog {
     pub fn simulator(url: &str) -> Result<Self, Error> {
         let url = base_url(SIMULATOR, &format!("{}/v1", url.trim_end_matches('/')))?;
         // It is on this machine: no proxy reaches it.
-        let chat = Arc::new(OpenAi::new(http_client(false)?, &url, None));
+        let server = OpenAi::new(http_client(HttpOptions::default())?, &url, ApiKey::None);
+        let profile = Known::by_name(SIMULATOR).map(Known::profile).unwrap_or_default();
+        let chat = Arc::new(server.with_profile(profile.clone()));
         let (name, upstream, remote) = (SIMULATOR.into(), SIMULATOR.into(), SIMULATOR.into());
-        Ok(Self::new(Model { name, upstream, remote, chat }, Vec::new()))
+        Ok(Self::new(Model { name, upstream, remote, profile, chat }, Vec::new()))
     }
 
     /// The model for requests that name none.
@@ -211,7 +254,7 @@ impl Options {
     /// Nothing says where models are. (What is set but empty counts as unset:
     /// compose files write `${OPENAI_API_KEY:-}`.)
     pub fn name_no_upstream(&self) -> bool {
-        self.base_url().is_none() && self.key().is_none() && given(&self.upstreams).next().is_none()
+        !self.name_openai() && given(&self.upstreams).next().is_none()
     }
 
     /// The models that the options describe, with keys from the environment.
@@ -223,7 +266,9 @@ impl Options {
     }
 
     fn catalog_with(&self, environment: impl Fn(&str) -> Option<String>) -> Result<Catalog, Error> {
-        self.catalog_through(&http_client(true)?, environment)
+        let ca_file = self.upstream_ca.as_ref().filter(|path| !path.as_os_str().is_empty());
+        let http = http_client(HttpOptions { proxies: true, ca_file })?;
+        self.catalog_through(&http, environment)
     }
 
     fn catalog_through(
@@ -244,12 +289,19 @@ impl Options {
             }
         };
         let mut models: Vec<Model> = Vec::with_capacity(specs.len());
+        let profiles = self.profiles()?;
         for spec in specs {
-            let model = model(spec, &upstreams)?;
+            let model = model(spec, &upstreams, &profiles)?;
             if models.iter().any(|other| other.name == model.name) {
                 return Err(Error::Twice { what: "model", name: model.name, hint: "" });
             }
             models.push(model);
+        }
+        for name in profiles.keys() {
+            if !upstreams.contains_key(name) && models.iter().all(|model| model.name != *name) {
+                let reason = "there is no upstream and no model of that name".to_owned();
+                return Err(Error::Profile { spec: name.clone(), reason });
+            }
         }
         // There is at least one spec.
         let others = models.split_off(1);
@@ -262,9 +314,10 @@ impl Options {
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<BTreeMap<String, Upstream>, Error> {
         let mut upstreams = BTreeMap::new();
-        if self.base_url().is_some() || self.key().is_some() {
+        if self.name_openai() {
             let url = self.base_url().unwrap_or(OPENAI_URL);
-            let upstream = Upstream::new(http, OPENAI, url, self.key().cloned())?;
+            let key = api_key(OPENAI, self.key().cloned(), self.key_file().cloned())?;
+            let upstream = Upstream::new(http, OPENAI, url, key)?;
             upstreams.insert(OPENAI.to_owned(), upstream);
         }
         for spec in given(&self.upstreams) {
@@ -277,8 +330,11 @@ impl Options {
                 let rule = "names of upstreams have letters, digits, '-', '_' and '.' only";
                 return Err(Error::Name { what: "upstream", name: name.into(), rule });
             }
-            let key = environment(&key_variable(name)).filter(|key| !key.is_empty());
-            let upstream = Upstream::new(http, name, url, key.as_deref().map(Secret::from))?;
+            let variable = key_variable(name);
+            let file = environment(&format!("{variable}_FILE")).filter(|path| !path.is_empty());
+            let key = environment(&variable).filter(|key| !key.is_empty());
+            let key = api_key(name, key.as_deref().map(Secret::from), file.map(PathBuf::from))?;
+            let upstream = Upstream::new(http, name, url, key)?;
             if upstreams.insert(name.to_owned(), upstream).is_some() {
                 let hint = " (\"openai\" is OPENAI_BASE_URL's)";
                 let hint = if name == OPENAI { hint } else { "" };
@@ -286,6 +342,32 @@ impl Options {
             }
         }
         Ok(upstreams)
+    }
+
+    /// The profiles, by the upstream or the model that they are for.
+    fn profiles(&self) -> Result<BTreeMap<String, Profile>, Error> {
+        let mut profiles = BTreeMap::new();
+        for spec in given(&self.profiles) {
+            let wrong = |reason: String| Error::Profile { spec: spec.to_owned(), reason };
+            let (name, profile) = spec.split_once('=').ok_or_else(|| {
+                wrong("expected UPSTREAM=PROFILE or MODEL=PROFILE, such as local=vllm".into())
+            })?;
+            let name = name.trim().to_owned();
+            let profile = Profile::parse(profile.trim()).map_err(wrong)?;
+            if profiles.insert(name.clone(), profile).is_some() {
+                return Err(Error::Twice { what: "profile of", name, hint: "" });
+            }
+        }
+        Ok(profiles)
+    }
+
+    /// The upstream "openai" is described.
+    fn name_openai(&self) -> bool {
+        self.base_url().is_some() || self.key().is_some() || self.key_file().is_some()
+    }
+
+    fn key_file(&self) -> Option<&PathBuf> {
+        self.openai_api_key_file.as_ref().filter(|path| !path.as_os_str().is_empty())
     }
 
     fn base_url(&self) -> Option<&str> {
@@ -301,27 +383,33 @@ impl Options {
 struct Upstream {
     name: String,
     url: String,
-    chat: Arc<dyn ChatModel>,
+    server: OpenAi,
 }
 
 impl Upstream {
-    fn new(
-        http: &reqwest::Client,
-        name: &str,
-        url: &str,
-        key: Option<Secret>,
-    ) -> Result<Self, Error> {
+    fn new(http: &reqwest::Client, name: &str, url: &str, key: ApiKey) -> Result<Self, Error> {
         let url = base_url(name, url)?;
-        if key.as_ref().is_some_and(|key| !key.expose().bytes().all(|b| b.is_ascii_graphic())) {
-            return Err(Error::Key(name.to_owned()));
-        }
-        let chat = Arc::new(OpenAi::new(http.clone(), &url, key));
-        Ok(Self { name: name.to_owned(), url, chat })
+        let server = OpenAi::new(http.clone(), &url, key);
+        Ok(Self { name: name.to_owned(), url, server })
     }
 }
 
+fn api_key(upstream: &str, key: Option<Secret>, file: Option<PathBuf>) -> Result<ApiKey, Error> {
+    let key = match (key, file) {
+        (None, None) => Ok(ApiKey::None),
+        (Some(key), None) => ApiKey::fixed(key),
+        (None, Some(path)) => ApiKey::file(path),
+        (Some(_), Some(_)) => return Err(Error::TwoKeys(upstream.to_owned())),
+    };
+    key.map_err(|error| Error::Key { upstream: upstream.to_owned(), error })
+}
+
 /// `NAME[=UPSTREAM[/REMOTE]]`; both names may have slashes of their own.
-fn model(spec: &str, upstreams: &BTreeMap<String, Upstream>) -> Result<Model, Error> {
+fn model(
+    spec: &str,
+    upstreams: &BTreeMap<String, Upstream>,
+    profiles: &BTreeMap<String, Profile>,
+) -> Result<Model, Error> {
     let (name, place) = match spec.split_once('=') {
         Some((name, place)) => (name.trim(), Some(place.trim())),
         None => (spec, None),
@@ -352,11 +440,14 @@ fn model(spec: &str, upstreams: &BTreeMap<String, Upstream>) -> Result<Model, Er
             .or_else(|| upstreams.values().next().filter(|_| upstreams.len() == 1))
             .ok_or_else(|| Error::WhichUpstream { model: name.into(), known: known() })?,
     };
+    let profile = profiles.get(name).or_else(|| profiles.get(&upstream.name)).cloned();
+    let profile = profile.unwrap_or_else(|| Known::of_url(&upstream.url).profile());
     Ok(Model {
         name: name.to_owned(),
         upstream: upstream.name.clone(),
         remote: remote.to_owned(),
-        chat: upstream.chat.clone(),
+        chat: Arc::new(upstream.server.clone().with_profile(profile.clone())),
+        profile,
     })
 }
 

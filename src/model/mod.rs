@@ -41,10 +41,13 @@ pub enum Delta {
     ToolCall(ToolCallDelta),
     /// Data that the server wants back with the answer.
     Opaque(OpaqueData),
-    /// The model has finished, and why. Usage may follow.
+    /// The model has finished, and why. Usage may follow; where more of the answer
+    /// does, only an end without an error makes it whole.
     Finish(String),
     /// Tokens counted.
     Usage(Usage),
+    /// The server lives, and says nothing.
+    Alive,
 }
 
 /// Why a call failed, and whether repeating it may help.

@@ -12,7 +12,8 @@ use super::tasks::{Parent, TaskError};
 use super::together::{Statement, each, weight_of};
 use super::{Error, Result, Store, bounded};
 use crate::domain::answer::ToolCall;
-use crate::domain::message::{Role, ToolResult, Turn};
+use crate::domain::message::{AssistantTurn, Role, ToolResult, Turn};
+use crate::domain::opaque::OpaqueData;
 use crate::domain::{AccountId, ConversationId, MessageId, TaskId, TaskStatus};
 
 /// Messages that a prompt goes back at most. Models refuse prompts long before;
@@ -212,31 +213,38 @@ impl Statement for Prompt {
                 r#"
                 SELECT asked.number AS "number!", turn.role AS "role!",
                        turn.content AS "content: Json<Box<RawValue>>", turn.said,
-                       turn.tool_calls AS "tool_calls: Json<Vec<ToolCall>>"
+                       turn.tool_calls AS "tool_calls: Json<Vec<ToolCall>>",
+                       turn.reasoning, turn.opaque AS "opaque: Json<Vec<OpaqueData>>", turn.model
                 FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY
                      AS asked (conversation_id, message_id, number)
                 CROSS JOIN LATERAL (
                     -- The rows go along the path: looking them up again costs half as much again.
                     WITH RECURSIVE path AS (
                         SELECT 0 AS depth, m.id, m.parent_id, m.role, m.content, m.answer,
-                               m.tool_calls
+                               m.tool_calls, m.opaque,
+                               CASE WHEN m.tool_calls IS NOT NULL THEN m.reasoning END AS reasoning
                         FROM messages m
                         WHERE m.id = asked.message_id AND m.conversation_id = asked.conversation_id
                         UNION ALL
                         SELECT path.depth + 1, m.id, m.parent_id, m.role, m.content, m.answer,
-                               m.tool_calls
+                               m.tool_calls, m.opaque,
+                               CASE WHEN m.tool_calls IS NOT NULL THEN m.reasoning END
                         FROM path JOIN messages m ON m.id = path.parent_id
                         WHERE path.depth < $3
                     )
                     SELECT $3 + 1 AS depth, 'system' AS role, NULL::json AS content,
-                           c.instructions AS said, NULL::jsonb AS tool_calls
+                           c.instructions AS said, NULL::jsonb AS tool_calls,
+                           NULL AS reasoning, NULL::json AS opaque, NULL AS model
                     FROM conversations c
                     WHERE c.id = asked.conversation_id AND c.instructions <> ''
                     UNION ALL
-                    SELECT path.depth, path.role, path.content, path.answer,
-                           CASE WHEN path.tool_calls IS NOT NULL AND EXISTS (
-                               SELECT FROM tasks t WHERE t.message_id = path.id AND t.status = 'done'
-                           ) THEN path.tool_calls END
+                    SELECT path.depth, path.role, path.content, path.answer, path.tool_calls,
+                           path.reasoning, path.opaque,
+                           -- Of a complete answer.
+                           CASE WHEN path.tool_calls IS NOT NULL OR path.opaque IS NOT NULL THEN (
+                               SELECT t.model FROM tasks t
+                               WHERE t.message_id = path.id AND t.status = 'done'
+                           ) END
                     FROM path
                     -- The first is the place that is to be filled.
                     WHERE path.depth > 0
@@ -269,12 +277,14 @@ struct TurnRow {
     content: Option<Json<Box<RawValue>>>,
     said: Option<String>,
     tool_calls: Option<Json<Vec<ToolCall>>>,
+    reasoning: Option<String>,
+    opaque: Option<Json<Vec<OpaqueData>>>,
+    model: Option<String>,
 }
 
 fn turns(rows: Vec<TurnRow>) -> Result<Vec<Turn>> {
     let mut turns = Vec::with_capacity(rows.len());
     for row in rows {
-        let calls = row.tool_calls.map(|calls| calls.0).unwrap_or_default();
         let said = row.said.unwrap_or_default();
         match (row.role.as_str(), row.content) {
             ("system", _) => turns.push(Turn::System(said)),
@@ -282,8 +292,19 @@ fn turns(rows: Vec<TurnRow>) -> Result<Vec<Turn>> {
             ("tool", Some(results)) => {
                 turns.extend(read::<Vec<ToolResult>>(&results)?.into_iter().map(Turn::Tool));
             }
-            ("assistant", _) if said.is_empty() && calls.is_empty() => {}
-            ("assistant", _) => turns.push(Turn::Assistant { text: said, tool_calls: calls }),
+            // Calls and data of a complete answer only.
+            ("assistant", _) if row.model.is_none() => {
+                if !said.is_empty() {
+                    turns.push(Turn::Assistant(said.as_str().into()));
+                }
+            }
+            ("assistant", _) => turns.push(Turn::Assistant(AssistantTurn {
+                text: said,
+                tool_calls: row.tool_calls.map(|calls| calls.0).unwrap_or_default(),
+                reasoning: row.reasoning.unwrap_or_default(),
+                opaque: row.opaque.map(|opaque| opaque.0).unwrap_or_default(),
+                model: row.model,
+            })),
             (role, _) => return Err(Error::Corrupt(format!("a message of role {role:?}"))),
         }
     }

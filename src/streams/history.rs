@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn started(attempt: u32) -> Event {
-        Event::Started { attempt, model: "m".into() }
+        Event::Started { attempt, model: "m".into(), dropped_parameters: Vec::new() }
     }
 
     #[test]

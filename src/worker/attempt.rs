@@ -53,24 +53,33 @@ pub(super) async fn run(worker: &Worker, task: TaskId, begun: Begun, control: &C
             what_is_left(worker, task, failure(overdue.code, overdue.message)).await
         }
     };
-    let call = match prepared {
-        Prepared::Call(call) => *call,
+    let start = match prepared {
+        Prepared::Call(start) => *start,
         Prepared::Conclude(answer, conclusion) => {
             return conclude_unstarted(worker, task, &begun, answer, conclusion).await;
         }
         Prepared::LeaveToNewer(after) => return Outcome::LeaveToNewer(after),
     };
-    Streaming::new(worker, task, &begun, call).run(control).await
+    Streaming::new(worker, task, &begun, start).run(control).await
 }
 
 /// What an attempt is to do.
 enum Prepared {
     /// Call the model.
-    Call(Box<Call>),
+    Call(Box<Start>),
     /// End at once, with what an earlier attempt left.
     Conclude(Answer, Conclusion),
     /// Hand it back, for a newer worker to begin so long from now.
     LeaveToNewer(Duration),
+}
+
+/// What an attempt begins with.
+pub(super) struct Start {
+    pub(super) call: Call,
+    /// Parameters of the request that the model's profile leaves out.
+    pub(super) dropped_parameters: Vec<String>,
+    /// Readers have seen text of an earlier attempt.
+    pub(super) shown_before: bool,
 }
 
 /// How often a task is left to a newer worker, in a lease.
@@ -86,6 +95,7 @@ fn leaves_to_newer(attempt: u32, written: u32, lease: Duration) -> Option<Durati
 }
 
 async fn prepare(worker: &Worker, task: TaskId, begun: &Begun) -> Result<Prepared, tasks::Error> {
+    let mut shown_before = false;
     if begun.attempt > 1 {
         let history = patiently(|| worker.tasks.streams.history(task)).await?;
         if let Some(conclusion) = finished_or_cancelled(begun, &history) {
@@ -101,6 +111,7 @@ async fn prepare(worker: &Worker, task: TaskId, begun: &Begun) -> Result<Prepare
             }
             tracing::warn!("no newer worker took the task over: its answer begins again");
         }
+        shown_before = !history.answer.is_empty();
         if let Some(conclusion) = given_up(worker, begun) {
             return Ok(Prepared::Conclude(history.answer, conclusion));
         }
@@ -112,13 +123,16 @@ async fn prepare(worker: &Worker, task: TaskId, begun: &Begun) -> Result<Prepare
         return Ok(what_is_left(worker, task, failure(code::UNKNOWN_MODEL, message)).await);
     };
     let turns = patiently(|| worker.tasks.store.turns(begun.conversation, begun.message)).await?;
+    let is_own =
+        |name: &str| worker.models.get(name).is_some_and(|other| other.upstream == model.upstream);
     let request = ChatRequest {
         model: model.remote.clone(),
-        turns: prompt::tidy(turns),
+        turns: prompt::tidy(turns, is_own),
         parameters: begun.parameters.clone(),
     };
     let call = Call::new(model.chat.clone(), request, begun.failures, &worker.options);
-    Ok(Prepared::Call(Box::new(call)))
+    let dropped_parameters = model.profile.dropped(&begun.parameters);
+    Ok(Prepared::Call(Box::new(Start { call, dropped_parameters, shown_before })))
 }
 
 /// Ends with what earlier attempts left, as far as Redis tells soon; if the

@@ -40,6 +40,9 @@ pub(super) struct Call {
     failures: u32,
     said_something: bool,
     finish_reason: Option<String>,
+    /// More of the answer followed a finish reason: none is believed where the stream
+    /// breaks.
+    finishes_early: bool,
     usage: Option<Usage>,
 }
 
@@ -74,6 +77,7 @@ impl Call {
             failures,
             said_something: false,
             finish_reason: None,
+            finishes_early: false,
             usage: None,
         }
     }
@@ -93,25 +97,32 @@ impl Call {
             let item = ready!(self.poll_item(cx));
             match item {
                 Some(Ok(delta)) => {
-                    self.wait_until(Instant::now() + self.idle_timeout);
+                    let has_finished = self.finish_reason.is_some();
                     match delta {
                         Delta::Finish(reason) => {
                             self.finish_reason = Some(reason);
                             self.wait_until(Instant::now() + USAGE_WAIT.min(self.idle_timeout));
+                            continue;
                         }
                         Delta::Usage(usage) => self.usage = Some(usage),
+                        Delta::Alive => {}
                         piece => {
+                            self.finishes_early |=
+                                has_finished && !matches!(piece, Delta::Opaque(_));
                             self.said_something = true;
+                            self.wait_until(Instant::now() + self.idle_timeout);
                             return Poll::Ready(Said::Piece(piece));
                         }
                     }
+                    if !has_finished {
+                        self.wait_until(Instant::now() + self.idle_timeout);
+                    }
                 }
                 // Finished is finished, even if the usage never came.
-                None | Some(Err(_)) if self.finish_reason.is_some() => {
-                    let finish_reason = self.finish_reason.take().unwrap_or_default();
-                    let usage = self.usage;
-                    return Poll::Ready(Said::Complete(Completion { finish_reason, usage }));
+                Some(Err(_)) if self.finish_reason.is_some() && !self.finishes_early => {
+                    return Poll::Ready(self.complete());
                 }
+                None if self.finish_reason.is_some() => return Poll::Ready(self.complete()),
                 None => {
                     if let Some(failed) = self.fail(incomplete()) {
                         return Poll::Ready(failed);
@@ -124,6 +135,11 @@ impl Call {
                 }
             }
         }
+    }
+
+    fn complete(&mut self) -> Said {
+        let finish_reason = self.finish_reason.take().unwrap_or_default();
+        Said::Complete(Completion { finish_reason, usage: self.usage })
     }
 
     /// What the source brings, or the error that it brings nothing.

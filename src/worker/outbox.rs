@@ -75,7 +75,11 @@ impl Outbox {
                 self.opaque.add(data);
                 return;
             }
-            Delta::Text(_) | Delta::Reasoning(_) | Delta::Finish(_) | Delta::Usage(_) => return,
+            Delta::Text(_)
+            | Delta::Reasoning(_)
+            | Delta::Finish(_)
+            | Delta::Usage(_)
+            | Delta::Alive => return,
         };
         match (self.waiting.back_mut(), event) {
             (Some(Waiting::Text(bytes)), Waiting::Text(more))
@@ -194,7 +198,7 @@ mod tests {
                     Delta::Reasoning(text) => said.apply(&Event::Reasoning { text: text.clone() }),
                     Delta::ToolCall(call) => said.apply(&Event::ToolCall(call.clone())),
                     Delta::Opaque(data) => opaque.add(data.clone()),
-                    Delta::Finish(_) | Delta::Usage(_) => {}
+                    Delta::Finish(_) | Delta::Usage(_) | Delta::Alive => {}
                 }
                 outbox.push(delta);
                 for _ in 0..appends {

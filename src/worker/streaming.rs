@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::Worker;
-use super::attempt::{Outcome, conclude, overdue, patiently, too_large};
+use super::attempt::{Outcome, Start, conclude, overdue, patiently, too_large};
 use super::call::{Call, Said, wait};
 use super::outbox::Outbox;
 use super::running::Control;
 use crate::domain::answer::Completion;
 use crate::domain::event::Encoded;
+use crate::domain::task::code;
 use crate::domain::{Event, EventId, TaskId};
 use crate::metrics;
 use crate::model::{Delta, ModelError, without_nul};
@@ -59,12 +60,17 @@ pub(super) struct Streaming<'a> {
     /// The ID that the append in flight has, or the last one had.
     sending: EventId,
     call: Call,
+    /// Parameters of the request that the model's profile leaves out.
+    dropped_parameters: Vec<String>,
+    /// Readers have seen text of an earlier attempt.
+    shown_before: bool,
     /// The model has finished.
     completion: Option<Completion>,
 }
 
 impl<'a> Streaming<'a> {
-    pub(super) fn new(worker: &'a Worker, task: TaskId, begun: &'a Begun, call: Call) -> Self {
+    pub(super) fn new(worker: &'a Worker, task: TaskId, begun: &'a Begun, start: Start) -> Self {
+        let Start { call, dropped_parameters, shown_before } = start;
         let log = worker.tasks.streams.log(task, begun.attempt);
         Self {
             worker,
@@ -77,6 +83,8 @@ impl<'a> Streaming<'a> {
             appending: ReusableBoxFuture::new(pending()),
             sending: EventId::new(begun.attempt, 0),
             call,
+            dropped_parameters,
+            shown_before,
             completion: None,
         }
     }
@@ -95,8 +103,11 @@ impl<'a> Streaming<'a> {
 
     /// Appends what the model says until it stops, one append at a time.
     async fn stream(&mut self, control: &Control) -> Stop {
-        let started =
-            Event::Started { attempt: self.begun.attempt, model: self.begun.model.clone() };
+        let started = Event::Started {
+            attempt: self.begun.attempt,
+            model: self.begun.model.clone(),
+            dropped_parameters: std::mem::take(&mut self.dropped_parameters),
+        };
         self.append(started.encode());
         let (worker, remaining) = (self.worker, self.begun.remaining);
         // Made once: waiting anew for each token takes locks that all share.
@@ -298,7 +309,8 @@ impl<'a> Streaming<'a> {
         let failures = self.call.failures();
         let message = without_nul(error.message.clone());
         let reason = TaskError { code: error.code.to_owned(), message };
-        if error.retryable && failures < self.worker.options.max_failures {
+        let again = failures < self.worker.options.max_failures && !self.shows_in_vain(&error);
+        if error.retryable && again {
             let after = wait(&self.worker.options.backoff(), failures, &error);
             let (tasks, attempt) = (&self.worker.tasks, self.begun.attempt);
             let usage = self.call.usage();
@@ -322,6 +334,13 @@ impl<'a> Streaming<'a> {
         let usage = self.call.usage();
         let conclusion = Conclusion::Failed { error: reason, usage, failures: Some(failures) };
         self.conclude(id, conclusion).await
+    }
+
+    /// A server that ends its streams so that nobody can tell whether the answer is
+    /// whole will do so again: readers are shown its text once more, and no third time.
+    fn shows_in_vain(&self, error: &ModelError) -> bool {
+        let shown = self.shown_before && !self.outbox.answer().is_empty();
+        shown && error.code == code::UPSTREAM_INCOMPLETE
     }
 
     /// Tells readers that another attempt follows. Best effort: if it does not

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use futures_util::StreamExt;
-use rill::model::openai::{OpenAi, http_client};
+use rill::model::openai::{ApiKey, HttpOptions, OpenAi, http_client};
 use rill::model::{ChatModel, ChatRequest, Delta, DeltaStream};
 use tokio::runtime::{Builder, Runtime};
 
@@ -40,8 +40,8 @@ impl Answering {
             let _ = answer(socket, &said);
         });
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let http = http_client(false).expect("a client");
-        let model = OpenAi::new(http, &format!("http://{address}/v1"), None);
+        let http = http_client(HttpOptions::default()).expect("a client");
+        let model = OpenAi::new(http, &format!("http://{address}/v1"), ApiKey::None);
         let request = ChatRequest {
             model: "m".to_owned(),
             turns: Vec::new(),

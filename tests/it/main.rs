@@ -20,6 +20,7 @@ mod operators;
 mod outages;
 mod properties;
 mod protocol;
+mod providers;
 mod readme;
 mod recovery;
 mod retries;
@@ -30,6 +31,7 @@ mod statements;
 mod support;
 mod takeover;
 mod together;
+mod upstream_tls;
 mod versions;
 
 /// Makes a test of each stream test, with hints and without.

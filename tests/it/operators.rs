@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use crate::support::{App, Cut, eventually};
 
 /// A command's answer.
-struct Answer {
-    ok: bool,
-    out: String,
+pub(crate) struct Answer {
+    pub(crate) ok: bool,
+    pub(crate) out: String,
     err: String,
 }
 
@@ -40,7 +40,7 @@ async fn rill_with(app: &App, arguments: &[&str], environment: &[(&str, &str)]) 
     answer
 }
 
-async fn rill(app: &App, arguments: &[&str]) -> Answer {
+pub(crate) async fn rill(app: &App, arguments: &[&str]) -> Answer {
     rill_with(app, arguments, &[]).await
 }
 
@@ -136,7 +136,7 @@ async fn a_dead_letter_is_not_asked_again_where_the_answer_would_come_too_late()
         letter_of(&app, &deleted.task).await,
         letter_of(&app, &fine.task).await,
     ];
-    app.say_in(&moved_on.conversation, json!({ "content": "never mind" })).await;
+    app.say_in(&moved_on.conversation, json!({ "content": "never mind", "parent_id": null })).await;
     let path = format!("/v1/conversations/{}", deleted.conversation);
     assert!(app.request(reqwest::Method::DELETE, &path, None).await.0 < 300);
     let mut redis = app.redis().await;

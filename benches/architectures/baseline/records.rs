@@ -90,7 +90,7 @@ impl Records {
         .await?;
         let turn = |(role, text): (String, String)| match role.as_str() {
             "user" => Turn::User(Content::Text(text)),
-            _ => Turn::Assistant { text, tool_calls: Vec::new() },
+            _ => Turn::Assistant(text.as_str().into()),
         };
         Ok(turns.into_iter().map(turn).collect())
     }

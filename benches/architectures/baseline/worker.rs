@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use rill::domain::message::Parameters;
-use rill::model::openai::{OpenAi, http_client};
+use rill::model::openai::{ApiKey, HttpOptions, OpenAi, http_client};
 use rill::model::{ChatModel, ChatRequest, Delta};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -46,7 +46,8 @@ impl<D: Design> Worker<D> {
         records: Records,
         gauges: Arc<Gauges>,
     ) -> Result<Self> {
-        let model = OpenAi::new(http_client(false)?, &options.model_url, None);
+        let model =
+            OpenAi::new(http_client(HttpOptions::default())?, &options.model_url, ApiKey::None);
         let shared = Arc::new(Shared { design, records, model, gauges });
         Ok(Self { shared, slots: Arc::new(Semaphore::new(options.concurrency)) })
     }

@@ -2,16 +2,16 @@
 
 use std::sync::LazyLock;
 
-use super::{Options, http_client};
+use super::{HttpOptions, Options, http_client};
 use crate::config::{Secret, duration};
 use crate::fuzz::Input;
 
-/// A base URL, a key, upstreams and models, a line each; durations as well.
+/// A base URL, a key, upstreams, models and profiles, a line each; durations as well.
 pub(crate) fn catalog(input: &[u8]) {
     // Made once: it reads the machine's certificates.
     static HTTP: LazyLock<reqwest::Client> = LazyLock::new(|| {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        http_client(false).expect("a client")
+        http_client(HttpOptions::default()).expect("a client")
     });
     let input = Input(input);
     let mut lines = input.lines();
@@ -22,6 +22,8 @@ pub(crate) fn catalog(input: &[u8]) {
         openai_api_key: Some(Secret::from(next().as_str())),
         upstreams: list(next()),
         models: list(next()),
+        profiles: list(next()),
+        ..Options::default()
     };
     match options.catalog_through(&HTTP, |_| None) {
         Ok(catalog) => {
@@ -35,7 +37,8 @@ pub(crate) fn catalog(input: &[u8]) {
         // It says what is wrong, and no key.
         Err(error) => {
             let key = options.openai_api_key.as_ref().map_or("", Secret::expose);
-            let other = [&options.upstreams, &options.models].into_iter().flatten();
+            let other = [&options.upstreams, &options.models, &options.profiles];
+            let other = other.into_iter().flatten();
             let other =
                 options.openai_base_url.iter().chain(other).any(|given| given.contains(key));
             assert!(key.len() < 16 || other || !error.to_string().contains(key), "{error}");

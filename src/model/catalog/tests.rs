@@ -8,6 +8,7 @@ fn options(base_url: &str, key: &str, upstreams: &[&str], models: &[&str]) -> Op
         openai_api_key: Some(Secret::from(key)),
         upstreams: owned(upstreams),
         models: owned(models),
+        ..Options::default()
     }
 }
 
@@ -105,11 +106,51 @@ fn keys_come_from_the_environment_and_are_never_printed() {
     let asked = std::cell::RefCell::new(Vec::new());
     let catalog = options.catalog_with(|variable| {
         asked.borrow_mut().push(variable.to_owned());
-        Some("key with spaces".to_owned())
+        (!variable.ends_with("_FILE")).then(|| "key with spaces".to_owned())
     });
-    assert_eq!(asked.into_inner(), ["RILL_UPSTREAM_A_B_API_KEY"]);
+    let names = ["RILL_UPSTREAM_A_B_API_KEY_FILE", "RILL_UPSTREAM_A_B_API_KEY"];
+    assert_eq!(asked.into_inner(), names);
     assert!(!complaint(catalog).contains("key with spaces"));
     assert!(!format!("{options:?}").contains("sk-secret"));
+}
+
+#[test]
+fn a_profile_is_a_model_s_or_its_upstream_s_or_its_host_s() {
+    use crate::model::openai::profile::{Profile, ThinkTags};
+    install_crypto();
+    let upstreams = ["local=http://127.0.0.1:1/v1", "m=https://api.mistral.ai/v1"];
+    let mut options = options("", "", &upstreams, &["a=local", "b=local", "c=m"]);
+    let catalog = |options: &Options| options.catalog_with(|_| None);
+    options.profiles = vec!["local=vllm:think_tags=on".into(), "b=ollama".into()];
+    let found = catalog(&options).expect("a catalog");
+    let profile = |name: &str| found.get(name).expect("a model").profile.clone();
+    assert_eq!(profile("a"), Profile { think_tags: ThinkTags::On, ..Profile::default() });
+    assert_eq!(profile("b"), Profile::parse("ollama").expect("a profile"));
+    assert_eq!(profile("c"), Profile::parse("mistral").expect("a profile"));
+    for (spec, part) in [
+        ("local", "UPSTREAM=PROFILE"),
+        ("x=vllm", "no upstream and no model"),
+        ("a=vlm", "there are: default"),
+        ("a=vllm:x=y", "there are: stream_options"),
+    ] {
+        options.profiles = vec![spec.into()];
+        let complaint = complaint(catalog(&options));
+        assert!(complaint.contains(part), "{spec}: {complaint}");
+    }
+    options.profiles = vec!["a=vllm".into(), "a=ollama".into()];
+    assert!(complaint(catalog(&options)).contains("twice"));
+}
+
+#[test]
+fn a_key_is_given_once_or_in_a_file() {
+    install_crypto();
+    let key = |name: &str| name.ends_with("KEY").then(|| "sk-x".to_owned());
+    let file = |name: &str| name.ends_with("FILE").then(|| "/nowhere/key".to_owned());
+    let options = options("", "", &["a=http://x"], &["m=a"]);
+    assert!(options.catalog_with(key).is_ok());
+    assert!(complaint(options.catalog_with(file)).contains("/nowhere/key"));
+    let both = |name: &str| key(name).or_else(|| file(name));
+    assert!(complaint(options.catalog_with(both)).contains("set one of them"));
 }
 
 #[test]

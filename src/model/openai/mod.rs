@@ -5,135 +5,185 @@
 //! service of ours; statuses become [`ModelError`]s with their `Retry-After`
 //! there (the crate drops headers, and logs bodies).
 //!
-//! The answer goes round async-openai: the service keeps it, and `events.rs`
+//! The answer goes round async-openai: the service keeps it, and `decode`
 //! reads its body where the worker polls. The crate would read it in a task of
 //! its own, through a parser that copies the rest of its input after each line,
 //! into a queue without a bound. That, and the gate that bounded the queue, was
 //! a sixth of the worker's CPU at 1,000 streams.
 //!
+//! How a server differs from others is in its [`Profile`], and what it refuses in
+//! `learned`.
+//!
 //! Dropping the stream drops the connection, so that a model doesn't go on
 //! for nobody. How long a model may stay silent is the worker's business.
 
+mod decode;
 mod error;
-mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod http;
+mod key;
+mod learned;
+pub mod profile;
+mod request;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
+use async_openai::error::OpenAIError;
 use async_openai::middleware::HttpRequestFactory;
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
+use reqwest::StatusCode;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
 use tower::BoxError;
 
-use self::events::{Data, Events};
-use self::wire::Translator;
+use self::decode::lines::Lines;
+use self::decode::{Decoder, Flow};
+use self::error::Refusal;
+pub use self::http::{HttpError, HttpOptions, http_client};
+pub use self::key::{ApiKey, KeyError};
+use self::learned::Learned;
+use self::profile::Profile;
 use super::{ChatModel, ChatRequest, Delta, DeltaStream, ModelError};
 use crate::config::Secret;
+use crate::domain::RawObject;
 use crate::sync::lock;
 
-/// Time to connect, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a call is changed and made again because its server refuses part of it.
+const CHANGES: usize = 5;
 
-/// An HTTP client for [`OpenAi`]; its connections are shared by all that use
-/// it. `proxies`: those that the environment names are used.
-///
-/// HTTP/1.1 only: hyper's pool has one HTTP/2 connection to a server, and calls
-/// beyond the server's limit of streams (often 100) wait on it in silence
-/// (hyperium/hyper#3623), while a worker runs 256 long ones. A connection for
-/// each also keeps an answer that nobody reads from slowing the others.
-///
-/// # Errors
-/// When TLS can't be set up: a `rustls` crypto provider must be installed.
-pub fn http_client(proxies: bool) -> reqwest::Result<reqwest::Client> {
-    let client = reqwest::Client::builder()
-        .http1_only()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_keepalive(Duration::from_secs(30))
-        // The key goes to the configured server and nowhere else.
-        .redirect(reqwest::redirect::Policy::none());
-    if proxies { client } else { client.no_proxy() }.build()
-}
-
-/// One server's models.
+/// A server's model.
 #[derive(Clone)]
 pub struct OpenAi {
     client: Client<OpenAIConfig>,
     http: reqwest::Client,
     base_url: String,
-    api_key: Option<Secret>,
+    key: ApiKey,
+    profile: Arc<Profile>,
+    learned: Arc<Mutex<Learned>>,
 }
+
+/// What our service tells async-openai, which passes it on.
+#[derive(Debug, thiserror::Error)]
+#[error("the call failed")]
+struct Failed(Mutex<Option<Refusal>>);
 
 impl OpenAi {
     /// The server whose chat completions are at `{base_url}/chat/completions`.
-    /// A key, where one is needed, has only visible ASCII characters.
-    pub fn new(http: reqwest::Client, base_url: &str, api_key: Option<Secret>) -> Self {
+    pub fn new(http: reqwest::Client, base_url: &str, key: ApiKey) -> Self {
         let base_url = base_url.trim_end_matches('/').to_owned();
         // Everything that the environment would fill in is set here, so that
         // nothing meant for one server goes to another.
         let config = OpenAIConfig::new()
             .with_api_base(&base_url)
-            .with_api_key(api_key.as_ref().map_or("", Secret::expose))
+            .with_api_key("")
             .with_org_id("")
             .with_project_id("");
-        Self { client: Client::build(http.clone(), config), http, base_url, api_key }
+        Self {
+            client: Client::build(http.clone(), config),
+            http,
+            base_url,
+            key,
+            profile: Arc::default(),
+            learned: Arc::default(),
+        }
+    }
+
+    /// A model of the server, which is spoken to as `profile` says. What one model's
+    /// calls teach is not believed of another.
+    #[must_use]
+    pub fn with_profile(mut self, profile: Profile) -> Self {
+        self.profile = Arc::new(profile);
+        self.learned = Arc::default();
+        self
     }
 
     /// Sends one request; the answer is a success.
-    async fn send(self, request: HttpRequestFactory) -> Result<reqwest::Response, BoxError> {
+    async fn send(
+        self,
+        request: HttpRequestFactory,
+        key: Option<Secret>,
+    ) -> Result<reqwest::Response, BoxError> {
         let mut request = request.build().await?;
-        if self.api_key.is_none() {
-            request.headers_mut().remove(AUTHORIZATION);
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.remove(AUTHORIZATION);
+        if let Some(key) = &key {
+            let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose()))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
         }
-        let response = self.http.execute(request).await.map_err(error::unavailable)?;
-        Ok(self.receive(response).await?)
+        let failed = |refusal| BoxError::from(Failed(Mutex::new(Some(refusal))));
+        let response = self.http.execute(request).await;
+        let response = response.map_err(|error| failed(error::unavailable(error).into()))?;
+        receive(response, key.as_ref()).await.map_err(failed)
     }
 
-    /// A response, if it is what was asked for.
-    async fn receive(&self, response: reqwest::Response) -> Result<reqwest::Response, ModelError> {
-        if !response.status().is_success() {
-            let mut error = error::refused(response).await;
-            if let Some(key) = &self.api_key {
-                error.message = error.message.replace(key.expose(), "[secret]");
-            }
-            return Err(error);
-        }
-        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        if let Some(kind @ ("text/html" | "application/json")) =
-            kind.and_then(|kind| kind.split(';').next()).map(str::trim)
-        {
-            return Err(error::malformed(format_args!(
-                "{kind} instead of an event stream: is its base URL right, and can it stream?"
-            )));
-        }
-        Ok(response)
-    }
-
-    /// The answer to a request that goes out through `send`.
+    /// The answer to a request that goes out through `send`, changed as long as the
+    /// server refuses what can be said otherwise.
     async fn ask<F>(
         &self,
         request: ChatRequest,
-        send: impl Fn(HttpRequestFactory) -> F + Clone + Send + Sync + 'static,
+        send: impl Fn(HttpRequestFactory, Option<Secret>) -> F + Clone + Send + Sync + 'static,
     ) -> Result<Deltas, ModelError>
+    where
+        F: Future<Output = Result<reqwest::Response, BoxError>> + Send + 'static,
+    {
+        let mut changes = 0;
+        let mut key = self.key.current().await;
+        loop {
+            let learned = lock(&self.learned).clone();
+            let body = request::body(&request, &self.profile, &learned);
+            let refusal = match self.ask_once(&body, key.clone(), &send).await {
+                Ok(response) => return Ok(Deltas::new(response, &self.profile, key)),
+                Err(refusal) => refusal,
+            };
+            changes += 1;
+            if changes > CHANGES {
+                return Err(refusal.error);
+            }
+            if refusal.status == StatusCode::UNAUTHORIZED && self.key.may_change() {
+                let newer = self.key.current().await;
+                let same = newer.as_ref().map(Secret::expose) == key.as_ref().map(Secret::expose);
+                if same {
+                    return Err(refusal.error);
+                }
+                key = newer;
+                continue;
+            }
+            let Some((learned, what)) = learned.learn(&body, &refusal) else {
+                return Err(refusal.error);
+            };
+            tracing::warn!(
+                upstream = self.base_url, model = request.model, error = %refusal.error,
+                "the model's server refuses part of the request: from now on rill {what} (a profile can say so at once)"
+            );
+            *lock(&self.learned) = learned;
+        }
+    }
+
+    async fn ask_once<F>(
+        &self,
+        body: &RawObject,
+        key: Option<Secret>,
+        send: &(impl Fn(HttpRequestFactory, Option<Secret>) -> F + Clone + Send + Sync + 'static),
+    ) -> Result<Option<reqwest::Response>, Refusal>
     where
         F: Future<Output = Result<reqwest::Response, BoxError>> + Send + 'static,
     {
         let kept = Arc::new(Mutex::new(None));
         let sender = tower::service_fn({
-            let kept = kept.clone();
+            let (kept, send) = (kept.clone(), send.clone());
             move |request| {
-                let (kept, sent) = (kept.clone(), send(request));
+                let (kept, sent) = (kept.clone(), send(request, key.clone()));
                 async move {
                     let response = sent.await?;
                     *lock(&kept) = Some(response);
@@ -144,11 +194,42 @@ impl OpenAi {
         });
         let client = self.client.clone().with_http_service(sender);
         // Of the crate's calls, the one that only sends what it is given.
-        let () =
-            client.chat().create_byot(wire::request(request)).await.map_err(error::from_client)?;
-        let response = lock(&kept).take();
-        let events = response.map(|response| Events::new(response.bytes_stream().boxed()));
-        Ok(Deltas { events, translator: Translator::default(), ready: VecDeque::new() })
+        let sent: Result<(), _> = client.chat().create_byot(body).await;
+        match sent {
+            Ok(()) => Ok(lock(&kept).take()),
+            Err(error) => Err(refusal(error)),
+        }
+    }
+}
+
+/// What our service said, or a defect.
+fn refusal(error: OpenAIError) -> Refusal {
+    let failed = match &error {
+        OpenAIError::Boxed(boxed) => {
+            boxed.downcast_ref::<Failed>().and_then(|Failed(refusal)| lock(refusal).take())
+        }
+        _ => None,
+    };
+    failed.unwrap_or_else(|| error::from_client(&error).into())
+}
+
+/// A response, if it is a success.
+async fn receive(
+    response: reqwest::Response,
+    key: Option<&Secret>,
+) -> Result<reqwest::Response, Refusal> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let mut refusal = error::refused(response).await;
+    redact(&mut refusal.error, key);
+    Err(refusal)
+}
+
+/// Some servers repeat the key.
+fn redact(error: &mut ModelError, key: Option<&Secret>) {
+    if let Some(key) = key {
+        error.message = error.message.replace(key.expose(), "[secret]");
     }
 }
 
@@ -156,7 +237,8 @@ impl fmt::Debug for OpenAi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenAi")
             .field("base_url", &self.base_url)
-            .field("api_key", &self.api_key)
+            .field("key", &self.key)
+            .field("profile", &self.profile)
             .finish_non_exhaustive()
     }
 }
@@ -165,39 +247,56 @@ impl ChatModel for OpenAi {
     fn answer(&self, request: ChatRequest) -> BoxFuture<'_, Result<DeltaStream, ModelError>> {
         Box::pin(async move {
             let this = self.clone();
-            let send = move |request| this.clone().send(request);
+            let send = move |request, key| this.clone().send(request, key);
             Ok(self.ask(request, send).await?.boxed())
         })
     }
 }
 
-/// The answer's deltas, from its chunks.
+/// The answer's deltas, from its lines.
 struct Deltas {
     /// Gone after the end or an error.
-    events: Option<Events>,
-    translator: Translator,
-    /// The rest of the last chunk.
+    lines: Option<Lines>,
+    decoder: Decoder,
+    /// The rest of the last line.
     ready: VecDeque<Delta>,
+    /// What comes after that.
+    failed: Option<ModelError>,
+    key: Option<Secret>,
 }
 
 impl Deltas {
-    /// Reads the next event into `ready`. False: there is none any more.
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ModelError>> {
-        let Some(events) = &mut self.events else { return Poll::Ready(Ok(false)) };
-        let Some(event) = ready!(events.poll_next(cx)) else { return Poll::Ready(Ok(false)) };
-        match events::data(events.event(event?))? {
-            Data::Chunk(data) => {
-                let chunk = serde_json::from_str(&data).map_err(|e| error::no_chunk(&e))?;
-                self.translator.translate(chunk, &mut self.ready)?;
-            }
-            Data::Nothing => {}
-            Data::Done => {
-                if let Some(events) = self.events.take() {
-                    events.finish();
+    fn new(response: Option<reqwest::Response>, profile: &Profile, key: Option<Secret>) -> Self {
+        Self {
+            lines: response.map(|response| Lines::new(response.bytes_stream().boxed())),
+            decoder: Decoder::new(profile),
+            ready: VecDeque::new(),
+            failed: None,
+            key,
+        }
+    }
+
+    /// Reads the next line into `ready`. Ready: there is none any more, or an error.
+    fn poll_line(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(), ModelError>>> {
+        let Some(lines) = &mut self.lines else { return Poll::Ready(None) };
+        let read = match ready!(lines.poll_next(cx)) {
+            Some(Ok(line)) => self.decoder.line(lines.line(line), &mut self.ready),
+            Some(Err(error)) => Err(error),
+            None => self.decoder.end(&mut self.ready).map(|()| Flow::Done),
+        };
+        match read {
+            Ok(Flow::More) => {}
+            Ok(Flow::Done) => {
+                if let Some(lines) = self.lines.take() {
+                    lines.finish();
                 }
             }
+            Err(error) => {
+                self.lines = None;
+                return Poll::Ready(Some(Err(error)));
+            }
         }
-        Poll::Ready(Ok(true))
+        Poll::Ready(Some(Ok(())))
     }
 }
 
@@ -210,16 +309,25 @@ impl Stream for Deltas {
             if let Some(delta) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(delta)));
             }
-            match ready!(this.poll_event(cx)) {
-                Ok(true) => {}
-                Ok(false) => {
-                    this.events = None;
-                    return Poll::Ready(None);
+            if let Some(error) = this.failed.take() {
+                return Poll::Ready(Some(Err(error)));
+            }
+            match this.poll_line(cx) {
+                Poll::Ready(Some(Ok(()))) => {
+                    if !this.ready.is_empty() {
+                        // It says so itself.
+                        this.decoder.take_alive();
+                    }
                 }
-                Err(error) => {
-                    this.events = None;
-                    return Poll::Ready(Some(Err(error)));
+                Poll::Ready(Some(Err(mut error))) => {
+                    redact(&mut error, this.key.as_ref());
+                    this.failed = Some(error);
                 }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending if this.decoder.take_alive() => {
+                    return Poll::Ready(Some(Ok(Delta::Alive)));
+                }
+                Poll::Pending => return Poll::Pending,
             }
         }
     }

@@ -1,14 +1,15 @@
 //! The adapter against the simulator and against hand-written answers, over
 //! real sockets.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
+use super::decode::sloppy::Outcome;
 use super::*;
-use crate::domain::answer::Answer;
-use crate::domain::event::{Event, Usage};
-use crate::domain::message::{Content, Parameters, ToolResult, Turn};
+use crate::domain::message::{AssistantTurn, Content, Parameters, ToolResult, Turn};
 use crate::domain::task::code;
 use crate::model::testing::{TestSimulator, install_crypto};
 
@@ -16,8 +17,8 @@ const SOON: Duration = Duration::from_secs(30);
 
 fn model(base_url: &str, key: Option<&str>) -> OpenAi {
     install_crypto();
-    let key = key.map(Secret::from);
-    OpenAi::new(http_client(false).expect("a client"), base_url, key)
+    let key = key.map(|key| ApiKey::fixed(key.into()).expect("a key")).unwrap_or_default();
+    OpenAi::new(http_client(HttpOptions::default()).expect("a client"), base_url, key)
 }
 
 fn request(turns: Vec<Turn>) -> ChatRequest {
@@ -26,15 +27,6 @@ fn request(turns: Vec<Turn>) -> ChatRequest {
 
 fn user(prompt: &str) -> ChatRequest {
     request(vec![Turn::User(Content::Text(prompt.to_owned()))])
-}
-
-/// A whole answer.
-#[derive(Debug, Default, PartialEq)]
-struct Outcome {
-    answer: Answer,
-    finish: Option<String>,
-    usage: Option<Usage>,
-    error: Option<ModelError>,
 }
 
 async fn ask(model: &OpenAi, request: ChatRequest) -> Outcome {
@@ -46,12 +38,7 @@ async fn ask(model: &OpenAi, request: ChatRequest) -> Outcome {
         };
         while let Some(delta) = deltas.next().await {
             match delta {
-                Ok(Delta::Text(text)) => outcome.answer.apply(&Event::Delta { text }),
-                Ok(Delta::Reasoning(text)) => outcome.answer.apply(&Event::Reasoning { text }),
-                Ok(Delta::ToolCall(piece)) => outcome.answer.apply(&Event::ToolCall(piece)),
-                Ok(Delta::Opaque(data)) => outcome.answer.opaque.push(data),
-                Ok(Delta::Finish(reason)) => outcome.finish = Some(reason),
-                Ok(Delta::Usage(usage)) => outcome.usage = Some(usage),
+                Ok(delta) => outcome.take(delta),
                 Err(error) => {
                     outcome.error = Some(error);
                     assert!(deltas.next().await.is_none(), "an error is the end");
@@ -62,6 +49,16 @@ async fn ask(model: &OpenAi, request: ChatRequest) -> Outcome {
     };
     timeout(SOON, asked).await.expect("in time");
     outcome
+}
+
+/// The next delta that says something.
+async fn next(deltas: &mut DeltaStream) -> Delta {
+    loop {
+        match deltas.next().await.expect("a delta").expect("no error") {
+            Delta::Alive => {}
+            delta => return delta,
+        }
+    }
 }
 
 async fn simulated(prompt: &str) -> Outcome {
@@ -150,7 +147,10 @@ async fn reasoning_and_tool_calls_arrive() {
         &model,
         request(vec![
             Turn::User(Content::Text(prompt.into())),
-            Turn::Assistant { text: String::new(), tool_calls: outcome.answer.tool_calls },
+            Turn::Assistant(AssistantTurn {
+                tool_calls: outcome.answer.tool_calls,
+                ..AssistantTurn::default()
+            }),
             Turn::Tool(result),
         ]),
     )
@@ -205,8 +205,8 @@ async fn a_cut_is_an_error_and_what_came_before_is_kept() {
 #[tokio::test]
 async fn a_clean_end_without_a_reason_has_no_finish() {
     let outcome = simulated("[[eof=3]]").await;
-    assert_eq!((outcome.finish, outcome.error), (None, None));
-    assert_eq!(outcome.answer.text, "I am a");
+    assert_eq!(error_of(&outcome), (code::UPSTREAM_INCOMPLETE, true));
+    assert_eq!((outcome.finish, outcome.answer.text.as_str()), (None, "I am a"));
 }
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn a_chunk_of_another_form_is_not_repeated_either() {
     let secret = "what the user said".repeat(1000);
     let (url, _) = answering(events(&[&format!("{{\"choices\":\"{secret}\"}}")])).await;
     let outcome = ask(&model(&url, None), user("")).await;
-    assert_eq!(error_of(&outcome), (code::UPSTREAM_MALFORMED, true));
+    assert_eq!(error_of(&outcome), (code::UPSTREAM_INCOMPLETE, true));
     let message = outcome.error.expect("an error").message;
     assert!(!message.contains("the user said") && message.len() < 200, "{message}");
 }
@@ -238,9 +238,9 @@ async fn a_stall_is_silence_and_leaving_it_drops_the_connection() {
     let model = model(&simulator.url("/v1"), None);
     let mut deltas = model.answer(user("[[stall=2]]")).await.expect("an answer");
     for _ in 0..2 {
-        timeout(SOON, deltas.next()).await.expect("in time").expect("a delta").expect("text");
+        timeout(SOON, next(&mut deltas)).await.expect("in time");
     }
-    assert!(timeout(Duration::from_millis(200), deltas.next()).await.is_err());
+    assert!(timeout(Duration::from_millis(200), next(&mut deltas)).await.is_err());
     drop(deltas);
     let http = reqwest::Client::builder().no_proxy().build().expect("a client");
     let stopped = async {
@@ -264,7 +264,7 @@ async fn who_does_not_read_holds_the_server_up() {
     let prompt = format!("[[chunk=10000]][[ttft=100ms]][[echo]]{text}");
     let mut deltas = model.answer(user(&prompt)).await.expect("an answer");
     // Someone who waited for more, and then had other things to do.
-    assert!(timeout(Duration::from_millis(10), deltas.next()).await.is_err());
+    assert!(timeout(Duration::from_millis(10), next(&mut deltas)).await.is_err());
     tokio::time::sleep(Duration::from_millis(300)).await;
     let http = reqwest::Client::builder().no_proxy().build().expect("a client");
     let stats = http.get(simulator.url("/stats")).send().await.expect("an answer");
@@ -275,6 +275,7 @@ async fn who_does_not_read_holds_the_server_up() {
         while length < 1024 * 1024 {
             match deltas.next().await.expect("more").expect("no error") {
                 Delta::Text(text) => length += text.len(),
+                Delta::Alive => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -306,7 +307,9 @@ async fn the_next_call_uses_the_same_connection() {
                 continue;
             }
             let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-            let done = format!("{head}e\r\ndata: [DONE]\n\n\r\n");
+            let chunk = r#"data: {"choices":[{"delta":{},"finish_reason":"stop"}]}"#;
+            let events = format!("{chunk}\n\ndata: [DONE]\n\n");
+            let done = format!("{head}{:x}\r\n{events}\r\n", events.len());
             socket.write_all(done.as_bytes()).await.expect("sent");
             tokio::time::sleep(Duration::from_millis(20)).await;
             socket.write_all(b"0\r\n\r\n").await.expect("sent");
@@ -314,7 +317,8 @@ async fn the_next_call_uses_the_same_connection() {
     });
     let model = model(&url, None);
     for _ in 0..3 {
-        assert_eq!(ask(&model, user("")).await, Outcome::default());
+        let outcome = ask(&model, user("")).await;
+        assert_eq!((outcome.finish.as_deref(), outcome.error), (Some("stop"), None));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -331,8 +335,7 @@ async fn an_error_inside_the_stream_ends_it() {
 
 #[tokio::test]
 async fn what_is_no_event_stream_is_malformed() {
-    let page =
-        "HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: 2\r\n\r\nhi";
+    let page = "HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: 8\r\n\r\n<p>hi</p";
     let (url, _) = answering(page).await;
     let outcome = ask(&model(&url, None), user("")).await;
     assert_eq!(error_of(&outcome), (code::UPSTREAM_MALFORMED, true));

@@ -39,7 +39,11 @@ impl Writer {
     }
 
     pub(super) fn start(&mut self, redis: &mut Redis, reference: &mut Reference) {
-        let started = Event::Started { attempt: self.attempt, model: "m".into() };
+        let started = Event::Started {
+            attempt: self.attempt,
+            model: "m".into(),
+            dropped_parameters: Vec::new(),
+        };
         self.append(redis, reference, &started.encode(), true);
     }
 

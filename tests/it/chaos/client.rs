@@ -24,6 +24,9 @@ pub(super) struct World {
     pub(super) tally: Tally,
     /// No more questions.
     pub(super) closing: AtomicBool,
+    /// A third of the answers are sent as sloppy servers send them. Not where the
+    /// released version runs, which can't read them.
+    sloppy: bool,
     /// Tasks that were accepted, and what became of them.
     pub(super) asked: Mutex<HashMap<String, Asked>>,
     deleted: Mutex<HashSet<String>>,
@@ -40,13 +43,14 @@ pub(super) struct Asked {
 }
 
 impl World {
-    pub(super) fn new(apis: usize) -> Self {
+    pub(super) fn new(apis: usize, sloppy: bool) -> Self {
         let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build();
         Self {
             http: http.expect("a client"),
             apis: Mutex::new(vec![None; apis]),
             tally: Tally::default(),
             closing: AtomicBool::new(false),
+            sloppy,
             asked: Mutex::default(),
             deleted: Mutex::default(),
         }
@@ -57,6 +61,17 @@ impl World {
         let there: Vec<_> = apis.iter().flatten().collect();
         // Port 1 refuses: as a load balancer without anything behind it.
         there.choose(random).map_or_else(|| "http://127.0.0.1:1".to_owned(), |url| (*url).clone())
+    }
+
+    /// Answers that were to be sent sloppily, and how many readers saw complete.
+    pub(super) fn sent_sloppily(&self) -> (usize, usize) {
+        let asked = self.asked.lock().expect("asked");
+        let sloppily = asked.values().filter(|asked| asked.prompt.contains("[[sloppy="));
+        let done = |asked: &Asked| {
+            let mut ends = asked.seen.iter().filter_map(|(_, end)| end.as_ref());
+            ends.any(|end| end.event == "done")
+        };
+        (sloppily.clone().count(), sloppily.filter(|asked| done(asked)).count())
     }
 
     pub(super) fn deleted(&self, task: &str) -> bool {
@@ -113,7 +128,10 @@ async fn ask(world: &Arc<World>, random: &mut StdRng) {
         world.insist(random, post.clone(), "/v1/conversations", &json!({}), 201).await;
     let Some(conversation) = conversation["id"].as_str() else { return };
     let tokens = random.random_range(1..150);
-    let prompt = prompt(random, tokens);
+    let mut prompt = prompt(random, tokens);
+    if world.sloppy && random.random_bool(1.0 / 3.0) {
+        prompt = format!("{} {prompt}", sloppy(random, tokens));
+    }
     let path = format!("/v1/conversations/{conversation}/messages");
     let accepted = world.insist(random, post, &path, &json!({ "content": prompt }), 202).await;
     let Some(task) = accepted["task_id"].as_str().map(str::to_owned) else { return };
@@ -172,6 +190,28 @@ async fn meddle(world: &World, random: &mut StdRng, task: &str, conversation: &s
         let request = world.http.delete(url).send();
         let _ = tokio::time::timeout(super::ANSWERS_WITHIN, request).await;
     }
+}
+
+/// How sloppily the model's server sends its answer: each of what a client has to
+/// read, some of it at once, and errors in the stream's own words.
+fn sloppy(random: &mut StdRng, tokens: u64) -> String {
+    const FRAMINGS: [&str; 6] = ["lf", "crlf", "cr", "unended", "heartbeats", "mislabelled"];
+    const FORMS: [&str; 6] = ["parts", "message", "unfinished", "odd-types", "whole", "bytes"];
+    let framing = FRAMINGS.choose(random).unwrap_or(&"lf");
+    let form = FORMS.choose(random).unwrap_or(&"parts");
+    let after = random.random_range(0..=tokens);
+    let error = match random.random_range(0..8) {
+        0 => format!("[[error={after}*1]]"),
+        1 => format!("[[error-event={after}*1]]"),
+        2 => format!("[[error={after}]]"),
+        _ => String::new(),
+    };
+    let kinds = match random.random_range(0..3) {
+        0 => (*framing).to_owned(),
+        1 => (*form).to_owned(),
+        _ => format!("{framing}+{form}"),
+    };
+    format!("[[sloppy={kinds}]] {error}")
 }
 
 /// A question, and how the model misbehaves when it is asked.

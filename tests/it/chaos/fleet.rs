@@ -51,6 +51,11 @@ pub(super) struct Fleet {
 
 pub(super) const PREFIX: &str = "chaos";
 
+/// The released binary, if it is to run beside this one.
+pub(super) fn released() -> Option<String> {
+    std::env::var("RILL_RELEASED_BIN").ok().filter(|path| !path.is_empty())
+}
+
 impl Fleet {
     pub(super) async fn start(world: Arc<World>, database_url: &str) -> Self {
         // Its log is what is judged, so each command has to be in it before it is
@@ -113,7 +118,7 @@ impl Fleet {
             aof,
             database_url,
             environment,
-            released: std::env::var("RILL_RELEASED_BIN").ok().filter(|path| !path.is_empty()),
+            released: released(),
             starts: 0,
             simulator,
         };

@@ -65,7 +65,8 @@ async fn under_all_faults_at_once_nothing_is_lost_doubled_mixed_or_stuck() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let postgres = PrivatePostgres::start();
     ledger::open(postgres.url()).await;
-    let world = Arc::new(World::new(APIS));
+    let sloppy = fleet::released().is_none();
+    let world = Arc::new(World::new(APIS, sloppy));
     let mut fleet = Fleet::start(world.clone(), postgres.url()).await;
     eprintln!(
         "chaos: CHAOS_SEED={} for {:?}, {} tasks at the same time",
@@ -144,7 +145,10 @@ fn report(world: &World, faults: &Faults, plan: &[(Duration, Fault)], settings: 
         eprintln!("| {fault} | {times} |");
     }
     eprintln!("\n{tally}");
-    eprintln!("accepted {asked} = terminal {ended}");
+    let (sloppily, whole) = world.sent_sloppily();
+    eprintln!(
+        "accepted {asked} = terminal {ended}; {sloppily} sent sloppily, {whole} of them done"
+    );
     let others =
         [Harm::Reordered, Harm::SeveralEnds, Harm::Disagreement, Harm::Protocol, Harm::Broken];
     let others: Vec<_> = others.iter().map(|h| format!("{h:?} {}", tally.count(*h))).collect();

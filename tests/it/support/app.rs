@@ -74,7 +74,7 @@ impl Builder {
             Some(proxy) => format!("redis://{proxy}"),
             None => self.redis_url.clone(),
         };
-        let simulator = Process::start(&["simulate", "--listen", "127.0.0.1:0"], &[]);
+        let simulator = Process::start(&["simulate", "--listen", "127.0.0.1:0", "--strict"], &[]);
         let model_url = format!("http://{}", simulator.address("a simulator is at").await);
         let mut environment = vec![
             ("DATABASE_URL".to_owned(), for_rill),

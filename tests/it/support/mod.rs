@@ -2,6 +2,7 @@
 
 mod app;
 mod process;
+mod provider;
 mod proxy;
 mod reader;
 mod servers;
@@ -9,6 +10,7 @@ mod wire;
 
 pub(crate) use app::{App, Builder, Posted};
 pub(crate) use process::Process;
+pub(crate) use provider::{Provider, Script, refusal, stream};
 pub(crate) use proxy::{Freeze, Proxy, Weather};
 pub(crate) use reader::{Cut, Reader, SseParser};
 pub(crate) use servers::{PrivatePostgres, PrivateRedis, connect_to_redis};

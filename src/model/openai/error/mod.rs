@@ -1,4 +1,8 @@
-//! What goes wrong at a model's server, in rill's terms.
+//! What goes wrong at a model's server, in rill's terms: what it says ([`report`])
+//! and whether repeating helps ([`class`]).
+
+mod class;
+mod report;
 
 use std::error::Error;
 use std::time::Duration;
@@ -11,6 +15,9 @@ use serde_json::error::Category;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
+use self::class::classify;
+use self::report::Report;
+pub(super) use self::report::is_telling;
 use crate::domain::task::code;
 use crate::model::{ModelError, without_nul};
 
@@ -33,8 +40,47 @@ pub(super) fn malformed(what: impl std::fmt::Display) -> ModelError {
     retryable(code::UPSTREAM_MALFORMED, shorten(&format!("the model's server sent {what}")))
 }
 
+/// The server sent a web page.
+pub(super) fn page() -> ModelError {
+    malformed("a page instead of an event stream: is its base URL right?")
+}
+
+/// The stream ended, and the answer isn't complete. `remark`: what the server said
+/// that was no part of one.
+pub(super) fn incomplete(remark: Option<String>) -> ModelError {
+    let ended = "The model's stream ended without a finish reason";
+    let message = match remark {
+        Some(remark) => format!("{ended}; it said: {}", shorten(&remark)),
+        None => format!("{ended}."),
+    };
+    retryable(code::UPSTREAM_INCOMPLETE, message)
+}
+
+/// The finish reason says that the answer broke off.
+pub(super) fn broken_off(reason: &str) -> ModelError {
+    let reason = shorten(reason);
+    let message = format!("the model's server broke the answer off (finish reason {reason:?})");
+    retryable(code::UPSTREAM_ERROR, message)
+}
+
+/// A status other than success, and what came with it.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) error: ModelError,
+    pub(super) status: StatusCode,
+    /// The body, in lower case.
+    pub(super) said: String,
+}
+
+/// An error that no status came with.
+impl From<ModelError> for Refusal {
+    fn from(error: ModelError) -> Self {
+        Self { error, status: StatusCode::OK, said: String::new() }
+    }
+}
+
 /// The server answered with a status other than success.
-pub(super) async fn refused(mut response: Response) -> ModelError {
+pub(super) async fn refused(mut response: Response) -> Refusal {
     let status = response.status();
     let retry_after = retry_after(response.headers(), OffsetDateTime::now_utc());
     let mut body = Vec::new();
@@ -46,54 +92,54 @@ pub(super) async fn refused(mut response: Response) -> ModelError {
         }
     }
     body.truncate(BODY);
-    let said = match serde_json::from_slice::<Value>(&body) {
-        Ok(json) => message_of(&json),
-        Err(_) => shorten(&String::from_utf8_lossy(&body)),
+    let text = String::from_utf8_lossy(&body);
+    let mut report = match serde_json::from_slice::<Value>(&body) {
+        Ok(json) => Report::of(&json),
+        Err(_) => Report::default(),
     };
-    let mut error = of_status(status, said);
-    error.retry_after = retry_after.filter(|_| error.retryable);
-    error
+    if report.message.is_empty() {
+        report.message = shorten(title(&text).unwrap_or(&text));
+    }
+    report.retry_after = retry_after.or(report.retry_after);
+    let error = of_report(Some(status), report);
+    Refusal { error, status, said: text.to_lowercase() }
 }
 
-fn of_status(status: StatusCode, said: String) -> ModelError {
-    let (code, retryable) = match status.as_u16() {
-        429 => (code::UPSTREAM_RATE_LIMITED, true),
-        408 | 409 | 425 | 500.. => (code::UPSTREAM_ERROR, true),
-        _ => (code::UPSTREAM_REJECTED, false),
+/// A web page's title: the rest of it is for browsers.
+fn title(page: &str) -> Option<&str> {
+    let page = page.trim_start();
+    let (_, rest) = page.starts_with('<').then(|| page.split_once("<title>"))??;
+    rest.split_once("</title>").map(|(title, _)| title.trim()).filter(|title| !title.is_empty())
+}
+
+fn of_report(status: Option<StatusCode>, report: Report) -> ModelError {
+    let (code, retryable) = classify(status.map(|status| status.as_u16()), &report);
+    let said = report.message;
+    let shown = status.or_else(|| StatusCode::from_u16(report.status?).ok());
+    let message = match (shown, said.as_str()) {
+        (None, "") => "the stream reported an error".to_owned(),
+        (None, _) => said,
+        (Some(status), "") => status.to_string(),
+        (Some(status), said) => format!("{status}: {said}"),
     };
-    let message = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
-    ModelError { code, message, retryable, retry_after: None }
+    ModelError { code, message, retryable, retry_after: report.retry_after.filter(|_| retryable) }
 }
 
 /// An error inside the stream, where there is no status any more.
 pub(super) fn inside_stream(error: &Value) -> ModelError {
-    let said = message_of(error);
-    // Some servers put a status here (OpenRouter, vLLM), others a name.
-    let status = error["code"].as_u64().or_else(|| error["status"].as_u64());
-    if let Some(status @ 400..600) = status
-        && let Ok(status) = StatusCode::from_u16(status as u16)
-    {
-        return of_status(status, said);
-    }
-    let limited = ["code", "type"]
-        .iter()
-        .filter_map(|name| error[name].as_str())
-        .any(|kind| kind.contains("rate_limit"));
-    let code = if limited { code::UPSTREAM_RATE_LIMITED } else { code::UPSTREAM_ERROR };
-    let said = if said.is_empty() { "the stream reported an error".to_owned() } else { said };
-    retryable(code, said)
+    of_report(None, Report::of(error))
 }
 
-/// What async-openai reports of a request: what the service that it sends
-/// through said, or a defect.
-pub(super) fn from_client(error: OpenAIError) -> ModelError {
-    match error {
-        OpenAIError::Boxed(error) => match error.downcast::<ModelError>() {
-            Ok(error) => *error,
-            Err(error) => internal(causes(&*error)),
-        },
-        error => internal(error.to_string()),
-    }
+/// An event that is named `error`.
+pub(super) fn named(data: &[u8]) -> ModelError {
+    let text = String::from_utf8_lossy(data);
+    let said = serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.into_owned()));
+    inside_stream(&said)
+}
+
+/// What async-openai reports of a request that our service didn't refuse.
+pub(super) fn from_client(error: &OpenAIError) -> ModelError {
+    internal(causes(error))
 }
 
 /// An event's data that is no chunk. Not what is in it, which serde quotes: it
@@ -130,13 +176,6 @@ fn causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// The message in an error's JSON, of whichever form.
-fn message_of(json: &Value) -> String {
-    let inner = json.get("error").unwrap_or(json);
-    let said = [&inner["message"], &inner["detail"], inner].into_iter().find_map(Value::as_str);
-    shorten(said.unwrap_or_default())
-}
-
 fn shorten(text: &str) -> String {
     let text = text.trim();
     without_nul(match text.char_indices().nth(MESSAGE) {
@@ -168,7 +207,6 @@ pub(super) fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Du
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn waits(name: &'static str, value: &'static str) -> Option<Duration> {
         let now =
@@ -191,16 +229,5 @@ mod tests {
         for nonsense in ["soon", "-1", "NaN", ""] {
             assert_eq!(waits("retry-after", nonsense), None, "{nonsense}");
         }
-    }
-
-    #[test]
-    fn an_error_inside_the_stream_is_judged_by_what_it_says() {
-        let error = inside_stream(&json!({ "message": "slow down", "type": "rate_limit_error" }));
-        assert_eq!((error.code, error.retryable), (code::UPSTREAM_RATE_LIMITED, true));
-        let error = inside_stream(&json!({ "message": "no", "code": 400 }));
-        assert_eq!((error.code, error.retryable), (code::UPSTREAM_REJECTED, false));
-        let error = inside_stream(&json!({ "message": "oops", "code": "server_error" }));
-        assert_eq!((error.code, error.message.as_str()), (code::UPSTREAM_ERROR, "oops"));
-        assert_eq!(inside_stream(&json!("overloaded")).message, "overloaded");
     }
 }
