@@ -79,15 +79,16 @@ impl Chunk {
     }
 }
 
-/// Fields that may be there, and mean that the chunk isn't usual.
+/// One of the fields that may be there, and mean that the chunk isn't usual. (Two of
+/// them are an error to serde, and then it isn't, either.)
 type Odd = Option<IgnoredAny>;
 
 #[derive(Deserialize)]
 struct Usual {
     choices: Option<Vec<UsualChoice>>,
     usage: Option<UsualUsage>,
-    error: Odd,
-    x_groq: Odd,
+    #[serde(alias = "error", alias = "x_groq")]
+    odd: Odd,
 }
 
 #[derive(Deserialize)]
@@ -95,10 +96,8 @@ struct UsualChoice {
     index: Option<u32>,
     delta: Option<UsualDelta>,
     finish_reason: Option<String>,
-    message: Odd,
-    text: Odd,
-    error: Odd,
-    usage: Odd,
+    #[serde(alias = "message", alias = "text", alias = "error", alias = "usage")]
+    odd: Odd,
 }
 
 #[derive(Deserialize)]
@@ -108,13 +107,16 @@ struct UsualDelta {
     reasoning_content: Option<String>,
     reasoning: Option<String>,
     tool_calls: Option<Vec<UsualCall>>,
-    function_call: Odd,
-    reasoning_details: Odd,
-    reasoning_text: Odd,
-    thinking: Odd,
-    thinking_blocks: Odd,
-    extra_content: Odd,
-    provider_specific_fields: Odd,
+    #[serde(
+        alias = "function_call",
+        alias = "reasoning_details",
+        alias = "reasoning_text",
+        alias = "thinking",
+        alias = "thinking_blocks",
+        alias = "extra_content",
+        alias = "provider_specific_fields"
+    )]
+    odd: Odd,
 }
 
 #[derive(Deserialize)]
@@ -122,11 +124,14 @@ struct UsualCall {
     index: Option<u32>,
     id: Option<String>,
     function: Option<UsualFunction>,
-    extra_content: Odd,
-    provider_specific_fields: Odd,
-    thought_signature: Odd,
-    name: Odd,
-    arguments: Odd,
+    #[serde(
+        alias = "extra_content",
+        alias = "provider_specific_fields",
+        alias = "thought_signature",
+        alias = "name",
+        alias = "arguments"
+    )]
+    odd: Odd,
 }
 
 #[derive(Deserialize)]
@@ -145,51 +150,35 @@ struct UsualUsage {
 impl Usual {
     /// Nothing is left to be read.
     fn is_all(&self) -> bool {
-        let odd = |choice: &UsualChoice| {
-            choice.message.is_some()
-                || choice.text.is_some()
-                || choice.error.is_some()
-                || choice.usage.is_some()
-                || choice.delta.as_ref().is_some_and(UsualDelta::is_odd)
-        };
-        let usage = self.usage.as_ref();
-        self.error.is_none()
-            && self.x_groq.is_none()
-            && usage.is_none_or(|usage| {
-                usage.prompt_tokens.is_some() && usage.completion_tokens.is_some()
-            })
-            && self.choices.as_ref().is_some_and(|choices| !choices.iter().any(odd))
+        let Some(choices) = &self.choices else { return false };
+        let whole =
+            |usage: &UsualUsage| usage.prompt_tokens.is_some() && usage.completion_tokens.is_some();
+        self.odd.is_none()
+            && self.usage.as_ref().is_none_or(whole)
+            && !choices.iter().any(UsualChoice::is_odd)
     }
 }
 
-impl UsualDelta {
+impl UsualChoice {
     fn is_odd(&self) -> bool {
-        let odd = |call: &UsualCall| {
-            call.extra_content.is_some()
-                || call.provider_specific_fields.is_some()
-                || call.thought_signature.is_some()
-                || call.name.is_some()
-                || call.arguments.is_some()
+        let delta = |delta: &UsualDelta| {
+            let mut calls = delta.tool_calls.iter().flatten();
+            delta.odd.is_some() || calls.any(|call| call.odd.is_some())
         };
-        self.function_call.is_some()
-            || self.reasoning_details.is_some()
-            || self.reasoning_text.is_some()
-            || self.thinking.is_some()
-            || self.thinking_blocks.is_some()
-            || self.extra_content.is_some()
-            || self.provider_specific_fields.is_some()
-            || self.tool_calls.as_ref().is_some_and(|calls| calls.iter().any(odd))
+        self.odd.is_some() || self.delta.as_ref().is_some_and(delta)
     }
 }
 
 impl From<Usual> for Chunk {
     fn from(usual: Usual) -> Self {
-        let choices = usual.choices.into_iter().flatten();
-        let mut first =
-            (0..).zip(choices).filter(|(place, choice)| choice.index.unwrap_or(*place) == 0);
+        let mut choices = usual.choices.unwrap_or_default();
+        let first = match choices.first() {
+            Some(UsualChoice { index: None | Some(0), .. }) => Some(0),
+            _ => choices.iter().position(|choice| choice.index == Some(0)),
+        };
         Self {
             has_choices: true,
-            choice: first.next().map(|(_, choice)| choice.into()),
+            choice: first.map(|at| choices.swap_remove(at).into()),
             usage: usual.usage.map(|usage| Counts {
                 prompt: usage.prompt_tokens,
                 completion: usage.completion_tokens,
@@ -209,20 +198,26 @@ impl From<UsualChoice> for Choice {
 
 impl From<UsualDelta> for Delta {
     fn from(usual: UsualDelta) -> Self {
-        let said = |text: Option<String>, field| {
-            let text = text.filter(|text| !text.is_empty())?;
-            Some(Reasoning { text, field: Some(field) })
-        };
         // Servers that send both names send the same text under both.
-        let reasoning = said(usual.reasoning_content, "reasoning_content");
+        let reasoning = said(usual.reasoning_content, "reasoning_content")
+            .or_else(|| said(usual.reasoning, "reasoning"));
+        let tool_calls = match usual.tool_calls {
+            Some(calls) => calls.into_iter().map(CallPiece::from).collect(),
+            None => Vec::new(),
+        };
         Self {
             content: usual.content,
             refusal: usual.refusal,
-            reasoning: reasoning.or_else(|| said(usual.reasoning, "reasoning")),
-            tool_calls: usual.tool_calls.into_iter().flatten().map(CallPiece::from).collect(),
+            reasoning,
+            tool_calls,
             ..Self::default()
         }
     }
+}
+
+fn said(text: Option<String>, field: &'static str) -> Option<Reasoning> {
+    let text = text.filter(|text| !text.is_empty())?;
+    Some(Reasoning { text, field: Some(field) })
 }
 
 impl From<UsualCall> for CallPiece {

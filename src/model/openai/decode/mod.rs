@@ -155,6 +155,11 @@ impl Decoder {
         mut line: &[u8],
         out: &mut VecDeque<Delta>,
     ) -> Result<Flow, ModelError> {
+        // Most lines are data, or the empty ones behind.
+        if line.is_empty() && self.pending.is_empty() && self.document.is_none() {
+            self.is_error = false;
+            return Ok(Flow::More);
+        }
         if let Some(document) = &mut self.document {
             if document.len() + line.len() > MOST {
                 return Err(error::malformed("JSON of more than 8 MiB"));
