@@ -213,8 +213,10 @@ async fn a_task_that_its_worker_has_forgotten_is_queued_again() {
     // and doesn't know of it, and not in the queue.
     let other = app.conversation().await;
     let row = sqlx::query(
-        "WITH m AS (INSERT INTO messages (id, conversation_id, position, role)
-                    VALUES (gen_random_uuid(), $1::uuid, 0, 'assistant') RETURNING id)
+        "WITH q AS (INSERT INTO messages (id, conversation_id, position, role, content)
+                    VALUES (gen_random_uuid(), $1::uuid, 0, 'user', '\"hi\"') RETURNING id),
+              m AS (INSERT INTO messages (id, conversation_id, parent_id, position, role)
+                    SELECT gen_random_uuid(), $1::uuid, q.id, 1, 'assistant' FROM q RETURNING id)
          INSERT INTO tasks (id, account_id, conversation_id, message_id, model, parameters,
                             status, attempt, claim_id, worker_id, deadline_at, enqueued_at)
          SELECT $2::uuid, '00000000-0000-0000-0000-000000000000', $1::uuid, m.id, 'simulator', '{}',

@@ -26,7 +26,7 @@ use crate::domain::opaque::OpaqueData;
 use crate::model::{Delta, without_nul};
 
 /// Calls of one answer, at most: what is more continues the last.
-const MOST: usize = 10_000;
+const MOST: usize = 1_000;
 
 /// Bytes of a name, after which no more parts of it are believed.
 const LONGEST_NAME: usize = 256;

@@ -5,7 +5,7 @@
 //! strict where an answer would be stored wrong.** What can be read is read, in
 //! any place and form; what can't counts as absent; and what tells of an error, or
 //! of an end that isn't one, is never taken for a whole answer. The examples
-//! behind each line stand in the tests (`tests/rows.rs`), with where they were
+//! behind each line stand in the tests (`tests/`), with where they were
 //! reported.
 //!
 //! # Framing ([`lines`], [`Decoder`])
@@ -108,6 +108,8 @@ pub(super) struct Decoder {
     signs_of_life: SignsOfLife,
     /// Data of an event that isn't read yet: it may go on, or be given a name.
     pending: Vec<u8>,
+    /// What is pending is a whole object. Found out once: it may be large.
+    is_whole: bool,
     /// The event is named `error`.
     is_error: bool,
     /// The body is JSON in many lines.
@@ -133,6 +135,7 @@ impl Decoder {
             translator: Translator::new(profile),
             signs_of_life: profile.signs_of_life,
             pending: Vec::new(),
+            is_whole: false,
             is_error: false,
             document: None,
             begun: false,
@@ -246,9 +249,13 @@ impl Decoder {
             Some(b'{') => match Chunk::read(text) {
                 // A name behind it would change nothing.
                 Ok(chunk) if chunk.has_choices || chunk.error.is_some() => {
+                    self.is_error = false;
                     self.take(chunk, out)?;
                 }
-                _ => self.pending.extend_from_slice(data),
+                read => {
+                    self.is_whole = read.is_ok();
+                    self.pending.extend_from_slice(data);
+                }
             },
             Some(b'[') if text.eq_ignore_ascii_case(b"[DONE]") => {
                 self.done(out)?;
@@ -270,8 +277,7 @@ impl Decoder {
         let text = data.trim_ascii();
         let begins_anew = text.eq_ignore_ascii_case(b"[DONE]")
             || text.starts_with(b"{")
-                && (Chunk::read(&self.pending).is_ok()
-                    || Chunk::read(text).is_ok_and(|chunk| chunk.has_choices));
+                && (self.is_whole || Chunk::read(text).is_ok_and(|chunk| chunk.has_choices));
         if begins_anew {
             self.dispatch(out)?;
             return self.data(data, out);
@@ -279,6 +285,7 @@ impl Decoder {
         if self.pending.len() + data.len() > MOST {
             return Err(error::malformed("an event of more than 8 MiB"));
         }
+        self.is_whole = false;
         self.pending.push(b'\n');
         self.pending.extend_from_slice(data);
         Ok(Flow::More)
@@ -323,8 +330,11 @@ impl Decoder {
                     self.document = Some(document);
                 }
             }
-        } else if !["id:", "retry:"].iter().any(|field| line.starts_with(field.as_bytes())) {
-            self.remark(text);
+        } else {
+            let field = line.split(|byte| *byte == b':').next().unwrap_or_default();
+            if ![&b"id"[..], b"retry", b"data", b"event"].contains(&field) {
+                self.remark(text);
+            }
         }
         Ok(Flow::More)
     }
@@ -336,11 +346,16 @@ impl Decoder {
             let repaired = repair::repair(text);
             let items: Vec<Box<serde_json::value::RawValue>> =
                 serde_json::from_str(&repaired.json).map_err(|error| error::no_chunk(&error))?;
+            let mut is_remark = true;
             for item in items {
                 if let Ok(mut chunk) = Chunk::read(item.get().as_bytes()) {
+                    is_remark = false;
                     chunk.marked |= repaired.marked;
                     self.take(chunk, out)?;
                 }
+            }
+            if is_remark {
+                self.remark(text);
             }
             return Ok(());
         }
@@ -351,8 +366,8 @@ impl Decoder {
     }
 
     fn take(&mut self, mut chunk: Chunk, out: &mut VecDeque<Delta>) -> Result<(), ModelError> {
-        if self.remark.is_none() {
-            self.remark = chunk.remark.take();
+        if let Some(remark) = chunk.remark.take() {
+            self.remark(remark.as_bytes());
         }
         self.translator.translate(chunk, out)
     }
@@ -366,7 +381,9 @@ impl Decoder {
     fn remark(&mut self, text: &[u8]) {
         const ALIVE: [&str; 9] =
             ["", "ping", "pong", "keepalive", "keep-alive", "heartbeat", "ok", "null", "\"\""];
-        let text = String::from_utf8_lossy(text);
+        /// What more of it is shown nowhere.
+        const LONGEST: usize = 4 * error::MESSAGE;
+        let text = String::from_utf8_lossy(&text[..text.len().min(LONGEST)]);
         let means_nothing = ALIVE.iter().any(|word| word.eq_ignore_ascii_case(&text));
         if self.remark.is_none() && !means_nothing {
             self.remark = Some(text.into_owned());

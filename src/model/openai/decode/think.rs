@@ -9,6 +9,9 @@ use std::str::FromStr;
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
+/// White space that is held back, at most: some models write it for ever.
+const MOST_HELD: usize = 4096;
+
 /// Whether tags in the text mean reasoning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ThinkTags {
@@ -91,7 +94,8 @@ impl ThinkSplitter {
         match self.place {
             Place::Opened | Place::Closed if held.trim().is_empty() => None,
             _ if held.is_empty() => None,
-            Place::Opened | Place::Inside => Some(Part::Reasoning(held)),
+            Place::Opened => Some(Part::Reasoning(held.trim_start().to_owned())),
+            Place::Inside => Some(Part::Reasoning(held)),
             Place::Beginning | Place::Closed | Place::Outside => Some(Part::Text(held)),
         }
     }
@@ -102,7 +106,7 @@ impl ThinkSplitter {
             Place::Beginning => {
                 if let Some(rest) = trimmed.strip_prefix(OPEN) {
                     self.go(Place::Opened, rest.to_owned());
-                } else if !OPEN.starts_with(trimmed) {
+                } else if !OPEN.starts_with(trimmed) || self.held.len() > MOST_HELD {
                     let text = self.go(Place::Outside, String::new());
                     out(Part::Text(text));
                 }
@@ -112,7 +116,8 @@ impl ThinkSplitter {
                 let rest = trimmed[OPEN.len()..].to_owned();
                 self.go(Place::Inside, rest);
             }
-            Place::Opened if trimmed.is_empty() || OPEN.starts_with(trimmed) => {}
+            Place::Opened if trimmed.is_empty() => self.held.clear(),
+            Place::Opened if OPEN.starts_with(trimmed) => {}
             Place::Opened => {
                 let rest = trimmed.to_owned();
                 self.go(Place::Inside, rest);
@@ -128,7 +133,8 @@ impl ThinkSplitter {
                 None => {
                     // White space before the end is none of it.
                     let kept = self.held.len() - beginning_of_tag(&self.held);
-                    let kept = self.held[..kept].trim_end().len();
+                    let text = self.held[..kept].trim_end().len();
+                    let kept = if kept - text > MOST_HELD { kept } else { text };
                     let held = self.held.split_off(kept);
                     let reasoning = std::mem::replace(&mut self.held, held);
                     if !reasoning.is_empty() {
@@ -136,7 +142,7 @@ impl ThinkSplitter {
                     }
                 }
             },
-            Place::Closed if trimmed.is_empty() => {}
+            Place::Closed if trimmed.is_empty() => self.held.clear(),
             Place::Closed => {
                 let text = trimmed.to_owned();
                 self.go(Place::Outside, String::new());

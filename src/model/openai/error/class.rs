@@ -15,8 +15,9 @@ use super::report::Report;
 use crate::domain::task::code;
 
 /// Parts of kinds that no repetition mends, whatever the status.
-const FINAL: [&str; 19] = [
+const FINAL: [&str; 22] = [
     "insufficient_quota",
+    "exceeded_current_quota",
     "quota_exhausted",
     "billing",
     "insufficient_balance",
@@ -32,6 +33,8 @@ const FINAL: [&str; 19] = [
     "authentication",
     "permission",
     "access_denied",
+    "accessdenied",
+    "unauthorized",
     "model_not_found",
     "content_policy",
     "access_terminated",
@@ -76,8 +79,9 @@ const PASSING: [&str; 10] = [
 ];
 
 /// Parts of kinds of requests that are wrong.
-const WRONG: [&str; 9] = [
+const WRONG: [&str; 10] = [
     "invalid",
+    "validation",
     "bad_request",
     "badrequest",
     "unprocessable",
@@ -197,6 +201,16 @@ mod tests {
             (None, json!({"type": "invalid_request_error"}), (UPSTREAM_REJECTED, false)),
             (None, json!({"code": 502, "message": "Provider overloaded"}), (UPSTREAM_ERROR, true)),
             (None, json!({"code": "429"}), (UPSTREAM_RATE_LIMITED, true)),
+            (
+                None,
+                json!({"error": "too many tokens", "error_type": "validation"}),
+                (UPSTREAM_REJECTED, false),
+            ),
+            (
+                Some(429),
+                json!({"error": {"type": "exceeded_current_quota_error"}}),
+                (UPSTREAM_REJECTED, false),
+            ),
             (None, json!("overloaded"), (UPSTREAM_ERROR, true)),
         ] {
             assert_eq!(classify(status, &Report::of(&json)), expected, "{status:?} {json}");
