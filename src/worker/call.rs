@@ -43,6 +43,8 @@ pub(super) struct Call {
     /// More of the answer followed a finish reason: none is believed where the stream
     /// breaks.
     finishes_early: bool,
+    /// A piece of the answer came with what is being read.
+    says_something_now: bool,
     usage: Option<Usage>,
 }
 
@@ -78,6 +80,7 @@ impl Call {
             said_something: false,
             finish_reason: None,
             finishes_early: false,
+            says_something_now: false,
             usage: None,
         }
     }
@@ -94,14 +97,20 @@ impl Call {
     /// What comes next.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Said> {
         loop {
-            let item = ready!(self.poll_item(cx));
+            let Poll::Ready(item) = self.poll_item(cx) else {
+                self.says_something_now = false;
+                return Poll::Pending;
+            };
             match item {
                 Some(Ok(delta)) => {
                     let has_finished = self.finish_reason.is_some();
                     match delta {
                         Delta::Finish(reason) => {
                             self.finish_reason = Some(reason);
-                            self.wait_until(Instant::now() + USAGE_WAIT.min(self.idle_timeout));
+                            // Some servers give a reason with each chunk: there may be more.
+                            let is_last = self.said_something && !self.says_something_now;
+                            let wait = if is_last { USAGE_WAIT } else { self.idle_timeout };
+                            self.wait_until(Instant::now() + wait.min(self.idle_timeout));
                             continue;
                         }
                         Delta::Usage(usage) => self.usage = Some(usage),
@@ -110,6 +119,7 @@ impl Call {
                             self.finishes_early |=
                                 has_finished && !matches!(piece, Delta::Opaque(_));
                             self.said_something = true;
+                            self.says_something_now = true;
                             self.wait_until(Instant::now() + self.idle_timeout);
                             return Poll::Ready(Said::Piece(piece));
                         }

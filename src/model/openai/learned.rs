@@ -8,6 +8,8 @@
 //! | a field that was sent back to the server | it is left out |
 //! | `reasoning_content` or `reasoning`, and none was sent | it is sent beside tool calls |
 //!
+//! It is remembered once the changed request was accepted: a refusal may name
+//! something for another reason, and the users of a model share what it teaches.
 //! All of it rill has added, or can say in another way. A parameter of the caller's is
 //! the caller's to mend: its refusal is the task's error, unless the profile drops it.
 
@@ -66,6 +68,15 @@ pub(super) struct Learned {
 }
 
 impl Learned {
+    /// Takes in what another call has learned.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.no_stream_options |= other.no_stream_options;
+        self.max_tokens = other.max_tokens.or(self.max_tokens);
+        self.system_role = other.system_role.or(self.system_role);
+        self.withheld.extend(other.withheld);
+        self.wanted = other.wanted.or(self.wanted).filter(|name| !self.withheld.contains(name));
+    }
+
     /// What follows from a refusal of `sent`, and the words for it; nothing if there is
     /// nothing that rill could do otherwise.
     pub(super) fn learn(&self, sent: &RawObject, refusal: &Refusal) -> Option<(Self, String)> {
@@ -75,9 +86,16 @@ impl Learned {
         }
         let said = refusal.said.as_str();
         let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+        // As a word of its own.
+        let names = |name: &str| {
+            let mut words = said.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+            words.any(|word| word == name)
+        };
         let mut next = self.clone();
         let mut what = Vec::new();
-        if sent.get("stream_options").is_some() && has(&["stream_options", "include_usage"]) {
+        if sent.get("stream_options").is_some()
+            && (names("stream_options") || names("include_usage"))
+        {
             next.no_stream_options = true;
             what.push("leaves stream_options out".to_owned());
         }
@@ -88,29 +106,26 @@ impl Learned {
             ] {
                 // Both names are in «use the other instead».
                 let refused = sent.get(name).is_some() && sent.get(other).is_none();
-                if refused && said.contains(name) {
+                if refused && names(name) {
                     next.max_tokens = Some(setting);
                     what.push(format!("calls {name} {other}"));
                 }
             }
         }
         let messages = sent.get("messages").map_or("", |messages| messages.get());
-        if has(&UNKNOWN) && said.contains("role") || said.contains("expected one of") {
+        if has(&UNKNOWN) && (names("role") || names("roles") || names("variant")) {
             for (name, role, as_what) in
                 [("developer", SystemRole::System, "system"), ("system", SystemRole::User, "user")]
             {
                 let begins = format!("[{{\"role\":\"{name}\"");
-                if self.system_role != Some(role)
-                    && messages.starts_with(&begins)
-                    && said.contains(name)
-                {
+                if self.system_role != Some(role) && messages.starts_with(&begins) && names(name) {
                     next.system_role = Some(role);
                     what.push(format!("gives the {name}'s message to {as_what}"));
                 }
             }
         }
         let is_sent = |name: &str| messages.contains(&format!("\"{name}\":"));
-        let named = SENT_BACK.into_iter().find(|name| said.contains(name));
+        let named = SENT_BACK.into_iter().find(|name| names(name));
         match named {
             Some(name) if is_sent(name) && has(&UNKNOWN) => {
                 next.withheld.insert(name);

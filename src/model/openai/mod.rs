@@ -139,11 +139,15 @@ impl OpenAi {
     {
         let mut changes = 0;
         let mut key = self.key.current().await;
+        let mut learned = lock(&self.learned).clone();
+        let mut lessons = Vec::new();
         loop {
-            let learned = lock(&self.learned).clone();
             let body = request::body(&request, &self.profile, &learned);
             let refusal = match self.ask_once(&body, key.clone(), &send).await {
-                Ok(response) => return Ok(Deltas::new(response, &self.profile, key)),
+                Ok(response) => {
+                    self.remember(learned, &lessons, &request.model);
+                    return Ok(Deltas::new(response, &self.profile, key));
+                }
                 Err(refusal) => refusal,
             };
             changes += 1;
@@ -159,15 +163,27 @@ impl OpenAi {
                 key = newer;
                 continue;
             }
-            let Some((learned, what)) = learned.learn(&body, &refusal) else {
+            let Some((next, lesson)) = learned.learn(&body, &refusal) else {
                 return Err(refusal.error);
             };
-            tracing::warn!(
-                upstream = self.base_url, model = request.model, error = %refusal.error,
-                "the model's server refuses part of the request: from now on rill {what} (a profile can say so at once)"
-            );
-            *lock(&self.learned) = learned;
+            learned = next;
+            lessons.push(lesson);
         }
+    }
+
+    /// Keeps to what made the server accept a request.
+    fn remember(&self, learned: Learned, lessons: &[String], model: &str) {
+        if lessons.is_empty() {
+            return;
+        }
+        lock(&self.learned).merge(learned);
+        tracing::warn!(
+            upstream = self.base_url,
+            model,
+            "the model's server refused part of a request: from now on rill {} (a profile can say \
+             so at once)",
+            lessons.join(", "),
+        );
     }
 
     async fn ask_once<F>(
@@ -228,8 +244,13 @@ async fn receive(
 
 /// Some servers repeat the key.
 fn redact(error: &mut ModelError, key: Option<&Secret>) {
-    if let Some(key) = key {
-        error.message = error.message.replace(key.expose(), "[secret]");
+    let Some(key) = key.map(Secret::expose) else { return };
+    error.message = error.message.replace(key, "[secret]");
+    // A message that was cut may end in its beginning.
+    if let Some(text) = error.message.strip_suffix('…')
+        && let Some(length) = (4..key.len()).rev().find(|&length| text.ends_with(&key[..length]))
+    {
+        error.message = format!("{}[secret]…", &text[..text.len() - length]);
     }
 }
 

@@ -9,8 +9,8 @@
 //! | an ID only | the call of that ID | no call has it |
 //! | neither | the last call | its name follows arguments, or is another |
 //!
-//! A piece of arguments with another ID but without a name, before they are complete,
-//! continues: a call without a name would be of no use, and neither would half of
+//! A piece of arguments with another ID but without another name, before they are
+//! complete, continues: a call without a name would be of no use, and neither would half of
 //! the arguments. Readers get indexes of ours, without holes, and IDs that differ:
 //! ours where the server's is empty, missing at the end, or another call's.
 
@@ -27,6 +27,9 @@ use crate::model::{Delta, without_nul};
 
 /// Calls of one answer, at most: what is more continues the last.
 const MOST: usize = 1_000;
+
+/// Bytes of an ID; a longer one is none.
+const LONGEST_ID: usize = 512;
 
 /// Bytes of a name, after which no more parts of it are believed.
 const LONGEST_NAME: usize = 256;
@@ -46,6 +49,8 @@ struct Call {
     name: String,
     arguments: String,
     shape: Shape,
+    /// Its name came once more behind its arguments: more of them are another call's.
+    named_again: bool,
     joiner: Joiner,
 }
 
@@ -57,8 +62,15 @@ impl Calls {
     /// Takes in the pieces of one chunk.
     pub(super) fn add(&mut self, pieces: Vec<CallPiece>, marked: bool, out: &mut VecDeque<Delta>) {
         let together = pieces.len() > 1;
-        for (place, piece) in pieces.into_iter().enumerate() {
+        for (place, mut piece) in pieces.into_iter().enumerate() {
+            piece.name = piece.name.filter(|name| !name.is_empty());
+            if piece.id.as_ref().is_some_and(|id| id.len() > LONGEST_ID) {
+                piece.id = Some(String::new());
+            }
             let at = self.place(&piece, together.then_some(place)).unwrap_or_else(|| {
+                let before = self.newest(|call| call.index == piece.index);
+                let before = before.map(|at| &self.0[at]).filter(|call| call.named_again);
+                piece.name = piece.name.take().or_else(|| before.map(|call| call.name.clone()));
                 self.0.push(Call { index: piece.index, ..Call::default() });
                 self.0.len() - 1
             });
@@ -95,6 +107,10 @@ impl Calls {
             if !self.0[at].has_another_id(id) {
                 return Some(at).filter(continues);
             }
+            let blank = piece.arguments.as_deref().is_none_or(str::is_empty);
+            if piece.name.is_none() && blank {
+                return Some(at);
+            }
             let of_id = of_id().filter(|at| self.0[*at].index == Some(index));
             return of_id
                 .filter(continues)
@@ -128,7 +144,8 @@ impl Calls {
             && self.0[at].arguments.is_empty();
         let id = self.told(at, piece.id.as_deref());
         let call = &mut self.0[at];
-        let name = piece.name.filter(|name| !name.is_empty()).map(without_nul);
+        let name = piece.name.map(without_nul);
+        call.named_again |= call.shape == Shape::Complete && name.as_ref() == Some(&call.name);
         let name = name.and_then(|name| call.named(name));
         let arguments =
             piece.arguments.map(|more| call.joiner.push(more, marked)).unwrap_or_default();
@@ -169,7 +186,12 @@ impl Call {
     /// that begins a call.
     fn goes_on_with(&self, piece: &CallPiece) -> bool {
         let more = piece.arguments.as_ref().is_some_and(|more| !more.is_empty());
-        more && piece.name.is_none() && self.shape != Shape::Complete
+        let same_name = piece.name.as_ref().is_some_and(|name| *name == self.name);
+        match self.shape {
+            Shape::Empty => more && piece.name.is_none(),
+            Shape::Open { .. } => more && (piece.name.is_none() || same_name),
+            Shape::Complete => false,
+        }
     }
 
     /// It was begun without one.
@@ -187,6 +209,8 @@ impl Call {
             Shape::Complete if more.starts_with(['{', '[']) => {
                 !(known && piece.index.is_some() && more == self.arguments)
             }
+            // It may be this call's once more, or the next one's.
+            Shape::Complete if piece.index.is_some() && more.is_empty() => another_name && !known,
             Shape::Complete => name.is_some() && !known,
             Shape::Open { .. } => another_name && !known,
             Shape::Empty => false,

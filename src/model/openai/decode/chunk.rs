@@ -47,6 +47,17 @@ pub(super) struct Delta {
     pub(super) is_message: bool,
 }
 
+impl Delta {
+    pub(super) fn says_something(&self) -> bool {
+        let text = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        text(&self.content)
+            || text(&self.refusal)
+            || self.reasoning.is_some()
+            || !self.tool_calls.is_empty()
+            || !self.opaque.is_empty()
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Reasoning {
     pub(super) text: String,
@@ -87,7 +98,7 @@ type Odd = Option<IgnoredAny>;
 struct Usual {
     choices: Option<Vec<UsualChoice>>,
     usage: Option<UsualUsage>,
-    #[serde(alias = "error", alias = "x_groq")]
+    #[serde(alias = "error", alias = "errors", alias = "base_resp", alias = "x_groq")]
     odd: Odd,
 }
 
@@ -153,7 +164,9 @@ impl Usual {
         let Some(choices) = &self.choices else { return false };
         let whole =
             |usage: &UsualUsage| usage.prompt_tokens.is_some() && usage.completion_tokens.is_some();
-        self.odd.is_none()
+        // Without choices or usage, there must be something else in it.
+        (!choices.is_empty() || self.usage.is_some())
+            && self.odd.is_none()
             && self.usage.as_ref().is_none_or(whole)
             && !choices.iter().any(UsualChoice::is_odd)
     }

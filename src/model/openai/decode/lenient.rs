@@ -101,14 +101,17 @@ impl Reader {
         let choices = fields.get("choices").map(items).unwrap_or_default();
         let object = fields.get("object").and_then(|value| self.string(value));
         let mut chunk = Chunk {
-            has_choices: fields.get("choices").is_some(),
+            has_choices: !choices.is_empty(),
             whole: object.as_deref() == Some("chat.completion"),
-            error: self.error(fields, object.as_deref()),
+            error: self.error(fields, object.as_deref(), !choices.is_empty()),
             ..Chunk::default()
         };
         let mut usage = fields.get("usage").and_then(|usage| self.counts(usage));
         let groq = fields.get("x_groq").and_then(Fields::of);
-        usage = usage.or_else(|| self.counts(groq?.get("usage")?));
+        if let Some(groq) = groq {
+            usage = usage.or_else(|| self.counts(groq.get("usage")?));
+            chunk.error = chunk.error.or_else(|| telling(groq.get("error")?));
+        }
         for (place, choice) in (0..).zip(choices.into_iter().filter_map(Fields::of)) {
             let index = choice.get("index").and_then(|index| self.integer(index));
             if index.unwrap_or(place) == 0 && chunk.choice.is_none() {
@@ -126,7 +129,7 @@ impl Reader {
     }
 
     /// The object that tells of an error.
-    fn error(&self, fields: &Fields<'_>, object: Option<&str>) -> Option<Value> {
+    fn error(&self, fields: &Fields<'_>, object: Option<&str>, has_choices: bool) -> Option<Value> {
         let whole = || {
             let pairs = fields.0.iter().map(|(name, value)| (name.clone(), any(value)));
             Value::Object(pairs.collect())
@@ -143,25 +146,27 @@ impl Reader {
         }
         let kind = fields.get("type").and_then(|value| self.string(value));
         let says = object == Some("error") || kind.as_deref() == Some("error");
-        let names_one = !fields.0.iter().any(|(name, _)| name == "choices")
+        let code = fields.first(&["code", "status", "status_code", "statusCode", "error_code"]);
+        let names_one = !has_choices
             && fields.first(&["message", "detail", "msg"]).is_some()
-            && fields
-                .first(&["code", "status", "status_code", "statusCode", "error_code"])
-                .and_then(|(_, value)| self.integer(value))
-                .is_some_and(|status| (400..600).contains(&status));
+            && code.is_some_and(|(name, value)| match self.integer(value) {
+                Some(status) => (400..600).contains(&status),
+                None => name.contains("code") && self.string(value).is_some_and(|c| !c.is_empty()),
+            });
         (says || names_one).then(whole)
     }
 
     fn choice(&self, fields: &Fields<'_>) -> Choice {
         let finish_reason = fields.get("finish_reason").filter(|value| is_string(value));
         let finish_reason = finish_reason.and_then(|value| self.string(value));
-        let delta = match fields.first(&["delta", "message"]) {
-            Some((name, value)) => self.delta(value, name == "message"),
-            None => {
-                let text = fields.get("text").and_then(|value| self.string(value));
-                Delta { content: text, ..Delta::default() }
+        let delta = fields.get("delta").map(|delta| self.delta(delta, false));
+        let delta = delta.filter(Delta::says_something).unwrap_or_else(|| {
+            if let Some(message) = fields.get("message") {
+                return self.delta(message, true);
             }
-        };
+            let content = fields.get("text").and_then(|value| self.string(value));
+            Delta { content, ..Delta::default() }
+        });
         Choice { delta, finish_reason }
     }
 
@@ -270,6 +275,8 @@ impl Reader {
             "value",
         ]);
         match (kind.as_deref(), prose) {
+            // JSON that the server has parsed for us.
+            (None, _) if depth == 0 && fields.0.len() > 1 => into.text.push_str(value.get()),
             (Some(kind), Some((_, prose)))
                 if ["thinking", "reasoning", "summary"]
                     .iter()
@@ -289,7 +296,6 @@ impl Reader {
                 into.refusal.push_str(&self.string(prose).unwrap_or_default());
             }
             (_, Some((_, prose))) => self.parts(prose, into, depth + 1),
-            // JSON that the server has parsed for us.
             (None, None) if depth == 0 && !fields.0.is_empty() => into.text.push_str(value.get()),
             _ => {}
         }

@@ -120,6 +120,14 @@ pub(super) struct Decoder {
     alive: bool,
     /// The first words that were no chunk.
     remark: Option<String>,
+    /// A line was JSON without `data:`; true: one, with a message in it.
+    bare_message: Option<bool>,
+}
+
+/// It begins as an array of JSON values does, and not as a word in brackets.
+fn is_array(text: &[u8]) -> bool {
+    let rest = text.strip_prefix(b"[").map(<[u8]>::trim_ascii_start);
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'{' | b'[' | b']')))
 }
 
 /// Whether there is more to read.
@@ -141,6 +149,7 @@ impl Decoder {
             begun: false,
             alive: false,
             remark: None,
+            bare_message: None,
         }
     }
 
@@ -177,7 +186,7 @@ impl Decoder {
             self.begun = !line.trim_ascii().is_empty();
             match line.trim_ascii_start().first() {
                 Some(b'<') => return Err(error::page()),
-                Some(b'[') if !line.trim_ascii().eq_ignore_ascii_case(b"[DONE]") => {
+                Some(b'[') if is_array(line.trim_ascii()) => {
                     self.document = Some(line.to_vec());
                     return Ok(Flow::More);
                 }
@@ -195,6 +204,9 @@ impl Decoder {
             }
             Some(_) => {}
         }
+        if let Some(data) = line.trim_ascii_start().strip_prefix(b"data:") {
+            return self.data(data, out);
+        }
         if let Some(name) = line.strip_prefix(b"event:") {
             // Without empty lines between events, a name begins the next.
             if self.is_error && !self.pending.is_empty() {
@@ -211,37 +223,52 @@ impl Decoder {
     /// # Errors
     /// When the answer is not complete.
     pub(super) fn end(&mut self, out: &mut VecDeque<Delta>) -> Result<(), ModelError> {
-        let is_document = self.document.is_some();
+        let is_document = self.document.is_some() || self.bare_message == Some(true);
         if let Some(document) = self.document.take() {
             self.whole(&document, out)?;
         } else if !self.pending.is_empty() {
             let data = std::mem::take(&mut self.pending);
-            // What can't be read was cut.
-            if let Ok(chunk) = Chunk::read(&data) {
-                self.take(chunk, out)?;
+            match Chunk::read(&data) {
+                Ok(chunk) if self.is_error && !chunk.has_choices => {
+                    return Err(error::named(&data));
+                }
+                Ok(chunk) => self.take(chunk, out)?,
+                // It was cut.
+                Err(_) => {}
             }
         }
         if is_document {
             return self.done(out);
         }
-        let complete = self.translator.finish() == Finish::Said;
+        let complete = self.translator.finish() == Finish::Said && !self.has_lost_data();
         if complete { Ok(()) } else { Err(error::incomplete(self.remark.take())) }
     }
 
     /// The server says that nothing follows.
     fn done(&mut self, out: &mut VecDeque<Delta>) -> Result<(), ModelError> {
-        let complete = self.translator.finish() != Finish::None
-            || self.remark.is_none() && self.translator.has_answer();
+        let complete = match self.translator.finish() {
+            Finish::None => self.remark.is_none() && self.translator.has_answer(),
+            _ => !self.has_lost_data(),
+        };
         if complete && self.translator.ended(out) {
             return Ok(());
         }
         Err(error::incomplete(self.remark.take()))
     }
 
+    /// Among what was no chunk may be a piece of the answer.
+    fn has_lost_data(&self) -> bool {
+        self.remark.as_ref().is_some_and(|remark| remark.contains("{\""))
+    }
+
     /// The data of a line.
     fn data(&mut self, data: &[u8], out: &mut VecDeque<Delta>) -> Result<Flow, ModelError> {
         self.sign(SignsOfLife::Events);
-        let text = data.trim_ascii();
+        let mut text = data.trim_ascii();
+        // Some gateways say so twice.
+        while let Some(rest) = text.strip_prefix(b"data:") {
+            text = rest.trim_ascii();
+        }
         if !self.pending.is_empty() {
             return self.more_data(data, out);
         }
@@ -254,7 +281,7 @@ impl Decoder {
                 }
                 read => {
                     self.is_whole = read.is_ok();
-                    self.pending.extend_from_slice(data);
+                    self.pending.extend_from_slice(text);
                 }
             },
             Some(b'[') if text.eq_ignore_ascii_case(b"[DONE]") => {
@@ -314,10 +341,18 @@ impl Decoder {
             return Ok(Flow::Done);
         }
         self.sign(SignsOfLife::Comments);
+        // llama.cpp's form of an event of that name.
+        if let Some(error) = text.strip_prefix(b"error:") {
+            return Err(error::named(error.trim_ascii()));
+        }
         if text.starts_with(b"{") {
             match Chunk::read(text) {
                 Ok(chunk) => {
                     let whole = chunk.whole;
+                    let delta = chunk.choice.as_ref().map(|choice| &choice.delta);
+                    let is_message = delta.is_some_and(|delta| delta.is_message);
+                    // The only one, if it is a whole answer.
+                    self.bare_message = Some(is_message && self.bare_message.is_none());
                     self.take(chunk, out)?;
                     if whole {
                         self.done(out)?;
@@ -345,7 +380,14 @@ impl Decoder {
         if text.starts_with(b"[") {
             let repaired = repair::repair(text);
             let items: Vec<Box<serde_json::value::RawValue>> =
-                serde_json::from_str(&repaired.json).map_err(|error| error::no_chunk(&error))?;
+                match serde_json::from_str(&repaired.json) {
+                    Ok(items) => items,
+                    Err(error) if is_array(text) => return Err(error::no_chunk(&error)),
+                    Err(_) => {
+                        self.remark(text);
+                        return Ok(());
+                    }
+                };
             let mut is_remark = true;
             for item in items {
                 if let Ok(mut chunk) = Chunk::read(item.get().as_bytes()) {
@@ -384,7 +426,9 @@ impl Decoder {
         /// What more of it is shown nowhere.
         const LONGEST: usize = 4 * error::MESSAGE;
         let text = String::from_utf8_lossy(&text[..text.len().min(LONGEST)]);
-        let means_nothing = ALIVE.iter().any(|word| word.eq_ignore_ascii_case(&text));
+        let word = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        let word = word.unwrap_or(&text);
+        let means_nothing = ALIVE.iter().any(|alive| alive.eq_ignore_ascii_case(word));
         if self.remark.is_none() && !means_nothing {
             self.remark = Some(text.into_owned());
         }

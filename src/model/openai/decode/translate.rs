@@ -122,11 +122,13 @@ impl Translator {
 
     fn finished(&mut self, reason: &str, out: &mut VecDeque<Delta>) -> Result<(), ModelError> {
         let lower = reason.to_ascii_lowercase();
-        if BROKEN_OFF.contains(&lower.as_str()) {
+        // Gemini's are such as «function_call_filter: MALFORMED_FUNCTION_CALL».
+        if lower.split(": ").any(|part| BROKEN_OFF.contains(&part)) {
             return Err(error::broken_off(reason));
         }
         self.flush(out);
-        let known = SYNONYMS.iter().find(|(_, names)| names.contains(&lower.as_str()));
+        let first = lower.split(": ").next().unwrap_or_default();
+        let known = SYNONYMS.iter().find(|(_, names)| names.contains(&first));
         let reason = match known {
             Some(("stop", _)) if self.refused => "refusal",
             Some((name, _)) => name,

@@ -202,6 +202,12 @@ mod tests {
             (None, json!({"code": 502, "message": "Provider overloaded"}), (UPSTREAM_ERROR, true)),
             (None, json!({"code": "429"}), (UPSTREAM_RATE_LIMITED, true)),
             (
+                Some(429),
+                json!({"error": {"code": 429, "message": "Provider returned error", "metadata": {
+                    "raw": "{\"error\":{\"code\":\"insufficient_quota\",\"message\":\"no\"}}"}}}),
+                (UPSTREAM_REJECTED, false),
+            ),
+            (
                 None,
                 json!({"error": "too many tokens", "error_type": "validation"}),
                 (UPSTREAM_REJECTED, false),

@@ -73,13 +73,19 @@ impl Report {
                 items.iter().take(10).for_each(|item| self.read(item, depth + 1))
             }
             Value::Object(fields) => {
-                for inner in ["error", "errors", "message", "details", "metadata"] {
+                for inner in ["error", "errors", "message", "detail", "details", "metadata", "raw"]
+                {
                     fields.get(inner).into_iter().for_each(|inner| self.read(inner, depth + 1));
                 }
                 for kind in KIND.iter().filter_map(|name| fields.get(*name)) {
                     self.kind(kind);
                 }
                 self.retry_after = self.retry_after.or_else(|| wait(json));
+            }
+            Value::String(text) => {
+                if let Some(json) = inner(text) {
+                    self.read(&json, depth + 1);
+                }
             }
             _ => {}
         }
@@ -102,6 +108,11 @@ impl Report {
     }
 }
 
+/// JSON within a string: gateways pass on what they got.
+fn inner(text: &str) -> Option<Value> {
+    text.trim_start().starts_with(['{', '[']).then(|| serde_json::from_str(text).ok())?
+}
+
 /// The message in an error's JSON, of whichever form.
 fn message_of(json: &Value, depth: u32) -> Option<String> {
     if depth > DEEPEST {
@@ -109,7 +120,10 @@ fn message_of(json: &Value, depth: u32) -> Option<String> {
     }
     match json {
         Value::String(text) if text.trim().is_empty() => None,
-        Value::String(text) => Some(text.trim().to_owned()),
+        Value::String(text) => {
+            let inner = inner(text).and_then(|json| message_of(&json, depth + 1));
+            inner.or_else(|| Some(text.trim().to_owned()))
+        }
         Value::Array(items) => {
             let said: Vec<_> =
                 items.iter().take(5).filter_map(|item| message_of(item, depth + 1)).collect();
@@ -128,11 +142,8 @@ fn message_of(json: &Value, depth: u32) -> Option<String> {
             };
             // A gateway's «Provider returned error», and what the provider said.
             let raw = fields.get("metadata").and_then(|metadata| metadata.get("raw"));
-            let raw = raw.and_then(Value::as_str).map(|raw| {
-                let json = serde_json::from_str::<Value>(raw).ok();
-                json.and_then(|json| message_of(&json, depth + 1)).unwrap_or_else(|| raw.to_owned())
-            });
-            Some(match raw.filter(|raw| !raw.is_empty()) {
+            let raw = raw.and_then(|raw| message_of(raw, depth + 1));
+            Some(match raw {
                 Some(raw) => format!("{said}: {raw}"),
                 None => said,
             })
@@ -163,7 +174,7 @@ fn wait(json: &Value) -> Option<Duration> {
 /// «Please try again in 1m30s», as OpenAI and others word it.
 fn in_words(message: &str) -> Option<Duration> {
     let lower = message.to_ascii_lowercase();
-    let (_, rest) = ["again in ", "retry in ", "retry after "]
+    let (_, rest) = ["again in ", "again after ", "retry in ", "retry after "]
         .into_iter()
         .find_map(|phrase| lower.split_once(phrase))?;
     let mut total = 0.0;
@@ -233,6 +244,10 @@ mod tests {
             (json!({"error": {"message": "Please try again in 20ms. Visit…"}}), 0.02),
             (json!({"error": {"message": "try again in 1m30s"}}), 90.0),
             (json!({"error": {"message": "Rate limit: retry after 2 minutes"}}), 120.0),
+            (
+                json!({"error": {"message": "Rate limit exceeded, please try again after 1 seconds"}}),
+                1.0,
+            ),
             (json!({"error": {"retry_after": 3}}), 3.0),
             (json!({"retry_after_ms": "1500"}), 1.5),
             (json!([{"error": {"details": [{"retryDelay": "33s"}]}}]), 33.0),

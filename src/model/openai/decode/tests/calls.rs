@@ -186,6 +186,46 @@ fn calls_are_told_apart_by_more_than_their_index() {
             &[("read", one)],
         ),
         (
+            "another ID and the name with each piece",
+            vec![
+                call(zero, Some("a"), Some("read"), Some(r#"{"p""#)),
+                call(zero, Some("b"), Some("read"), Some(":1}")),
+            ],
+            &both[..1],
+        ),
+        (
+            "another ID and nothing else at the end",
+            vec![
+                call(zero, Some("a"), Some("read"), Some(one)),
+                call(zero, Some("z"), None, Some("")),
+            ],
+            &both[..1],
+        ),
+        (
+            "an empty name and an empty ID with each piece",
+            vec![
+                call(None, Some("a"), Some("read"), Some(r#"{"p""#)),
+                call(None, Some(""), Some(""), Some(":1}")),
+            ],
+            &both[..1],
+        ),
+        (
+            "another ID and an empty name with each piece",
+            vec![
+                call(zero, Some("a"), Some("read"), Some(r#"{"p""#)),
+                call(zero, Some("b"), Some(""), Some(":1}")),
+            ],
+            &both[..1],
+        ),
+        (
+            "the name once more at the end",
+            vec![
+                call(zero, Some("a"), Some("read"), Some(one)),
+                call(zero, None, Some("read"), Some("")),
+            ],
+            &both[..1],
+        ),
+        (
             "the name with each piece",
             vec![
                 call(None, None, Some("read"), Some(r#"{"p""#)),

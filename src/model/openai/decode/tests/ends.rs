@@ -70,6 +70,38 @@ fn errors_inside_a_stream_are_errors_whatever_form_they_have() {
         ),
         (r#"{"error":{"message":"model crashed"}}"#, retried, "model crashed"),
         (r#"data: [{"error":{"message":"model crashed"}}]"#, retried, "model crashed"),
+        (
+            r#"data: {"choices":[],"x_groq":{"id":"r","error":"over capacity"}}"#,
+            retried,
+            "over capacity",
+        ),
+        (
+            r#"data: {"choices":[],"errors":[{"message":"model crashed"}]}"#,
+            retried,
+            "model crashed",
+        ),
+        (
+            r#"data: {"choices":[],"base_resp":{"status_code":1002,"status_msg":"model crashed"}}"#,
+            retried,
+            "model crashed",
+        ),
+        (r#"data: {"choices":[],"object":"error","message":"boom","code":500}"#, retried, "boom"),
+        (r#"data: {"choices":[],"message":"boom","code":500}"#, retried, "boom"),
+        (
+            r#"data: {"code":"Throttling.RateQuota","message":"Requests rate limit exceeded"}"#,
+            limited,
+            "rate limit",
+        ),
+        (
+            r#"data: {"choices":[{"delta":{},"finish_reason":"function_call_filter: MALFORMED_FUNCTION_CALL"}]}"#,
+            retried,
+            "MALFORMED_FUNCTION_CALL",
+        ),
+        (
+            r#"error: {"code":400,"message":"the request exceeds the available context size"}"#,
+            rejected,
+            "context size",
+        ),
         ("data: Internal server error", (code::UPSTREAM_INCOMPLETE, true), "Internal server error"),
         (r#"data: {"detail":"model crashed"}"#, (code::UPSTREAM_INCOMPLETE, true), "model crashed"),
     ] {
@@ -95,6 +127,10 @@ fn any_framing_of_an_answer_is_read() {
     for body in [
         format!("data: \n\n{hello}{STOP}{DONE}"),
         format!("data: ping\n\n{hello}data: keep-alive\n\n{STOP}{DONE}"),
+        format!("data: [PING]\n\n{hello}data: [HEARTBEAT]\n\n{STOP}{DONE}"),
+        format!("[PING]\n\n{hello}{STOP}{DONE}"),
+        format!("{hello}{STOP}{DONE}").replace("data: ", "data: data: "),
+        format!("{hello}{STOP}{DONE}").replace("data: ", "  data: "),
         format!("data:\n\n: comment\n\n{hello}event: ping\ndata: {{}}\n\n{STOP}{DONE}"),
         format!("event: keepalive\ndata: {{\"x\":1}}\n\n{hello}{STOP}{DONE}"),
         format!("retry: 5\nid: 1\n\n{hello}{STOP}{DONE}"),
@@ -129,6 +165,9 @@ fn any_framing_of_an_answer_is_read() {
         assert_eq!(read(body).usage.map(|usage| usage.total_tokens), Some(3));
     }
     let calls = r#"{"choices":[{"message":{"content":null,"tool_calls":[{"id":"a","type":"function","function":{"name":"read","arguments":"{}"}}]}}]}"#;
+    let one = r#"{"choices":[{"message":{"role":"assistant","content":"Hello"}}]}"#;
+    whole(one, "Hello");
+    whole(format!("{one}\n"), "Hello");
     let outcome = read(format!("{}\n", calls.replace(',', ",\n")));
     assert_eq!(
         (outcome.calls(), outcome.finish.as_deref()),
@@ -167,6 +206,10 @@ fn an_answer_is_whole_if_its_stream_says_that_it_ends() {
         incomplete,
         "",
     );
+    let named = "event: error\ndata: {\"message\":\"maximum context length exceeded\"}\n";
+    fails(format!("{}{named}", text("Hello")), (code::UPSTREAM_REJECTED, false), "context length");
+    // A piece of the answer may be among what is no chunk.
+    fails_after_finish(format!("{}data: x{{\"choices\":[]}}\n\n{STOP}{DONE}", text("Hello")));
     // A reason with each chunk says nothing, until the stream says that it ends.
     let early =
         "data: {\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\n";
@@ -190,4 +233,10 @@ fn an_answer_is_whole_if_its_stream_says_that_it_ends() {
         );
         assert_eq!(read(body).finish.as_deref(), Some(expected), "{reason}");
     }
+}
+
+#[track_caller]
+fn fails_after_finish(body: String) {
+    let outcome = read(body.clone());
+    assert_eq!(outcome.error.map(|error| error.code), Some(code::UPSTREAM_INCOMPLETE), "{body}");
 }

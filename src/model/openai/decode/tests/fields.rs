@@ -18,6 +18,8 @@ fn content_of_any_type_is_read_as_text() {
         (r#"{"type":"text","text":{"value":"a"}}"#, "a"),
         (r#"[{"type":"image_url","image_url":{"url":"x"}},{"type":"text","text":"a"}]"#, "a"),
         (r#"{"answer": 42}"#, r#"{"answer": 42}"#),
+        (r#"{"reasoning":"because","answer":"42"}"#, r#"{"reasoning":"because","answer":"42"}"#),
+        (r#"{"text":"hi","lang":"en"}"#, r#"{"text":"hi","lang":"en"}"#),
         ("null", ""),
         ("true", ""),
         ("[]", ""),
@@ -148,6 +150,10 @@ fn legacy_and_misplaced_answers_are_read() {
         ),
         "Hello",
     );
+    for place in [r#""message":{"content":"Hello"}"#, r#""text":"Hello""#] {
+        let choice = format!(r#"{{"delta":{{}},{place},"finish_reason":"stop"}}"#);
+        whole(format!("data: {{\"choices\":[{choice}]}}\n\n"), "Hello");
+    }
     // Both: the message says it all once more.
     whole(
         format!(
