@@ -2,7 +2,7 @@
 
 use crate::model::openai::{HttpError, KeyError};
 
-/// What is wrong with the [`Options`], and what to do.
+/// What is wrong with the [`super::Options`], and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing says where models are.
