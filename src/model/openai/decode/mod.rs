@@ -266,7 +266,9 @@ impl Decoder {
         self.sign(SignsOfLife::Events);
         let mut text = data.trim_ascii();
         // Some gateways say so twice.
-        while let Some(rest) = text.strip_prefix(b"data:") {
+        while text.first() == Some(&b'd')
+            && let Some(rest) = text.strip_prefix(b"data:")
+        {
             text = rest.trim_ascii();
         }
         if !self.pending.is_empty() {

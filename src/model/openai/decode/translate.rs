@@ -216,9 +216,11 @@ impl Translator {
         }
         let said_something = out.len() > before;
         self.in_deltas |= said_something && !delta.is_message;
-        let mut more = out.iter().skip(before);
-        if self.finish != Finish::None && more.any(|delta| !matches!(delta, Delta::Opaque(_))) {
-            self.finish = Finish::Unreliable;
+        if self.finish != Finish::None {
+            let mut more = out.iter().skip(before);
+            if more.any(|delta| !matches!(delta, Delta::Opaque(_))) {
+                self.finish = Finish::Unreliable;
+            }
         }
     }
 
