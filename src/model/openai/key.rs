@@ -1,10 +1,16 @@
 //! The key of an upstream: given once, or in a file that changes.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::config::Secret;
+use crate::log_limit::LogLimit;
 use crate::sync::lock;
+
+/// Bytes of a file that are read for its key.
+const LONGEST: u64 = 64 * 1024;
 
 /// A key that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +79,11 @@ impl ApiKey {
                 match tokio::task::spawn_blocking(move || read(&path)).await {
                     Ok(Ok(key)) => *lock(&file.last) = key,
                     Ok(Err(error)) => {
-                        tracing::warn!(%error, "an upstream's key: the last one is used")
+                        // Each call would say so.
+                        static LIMIT: LogLimit = LogLimit::new();
+                        if let Some(skipped) = LIMIT.pass() {
+                            tracing::warn!(%error, skipped, "an upstream's key: the last one is used");
+                        }
                     }
                     Err(_) => {}
                 }
@@ -90,7 +100,9 @@ impl ApiKey {
 
 fn read(path: &Path) -> Result<Secret, KeyError> {
     let failed = |error| KeyError::File { path: path.to_owned(), error };
-    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let mut text = String::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(LONGEST).read_to_string(&mut text).map_err(failed)?;
     let key = text.trim();
     check(key).map(|()| Secret::from(key))
 }

@@ -42,6 +42,7 @@
 //! |---|---|
 //! | has a finish reason, and ends in any way | complete, unless more text followed it: then as without |
 //! | has none, and `[DONE]` behind text or calls | complete (`stop`, `tool_calls`), unless the server said something that is no chunk |
+//! | has either, and what was no chunk has JSON in it | incomplete: a piece of the answer may be lost |
 //! | is one JSON document | complete |
 //! | has none, and ends | incomplete: retried, with what the server said that was no chunk |
 //!
