@@ -90,14 +90,25 @@ async fn case(
     // The simulator counts calls by prompt.
     let posted = stage.app.say(&format!("{prompt} {}", uuid::Uuid::new_v4())).await;
     let task = posted.task.clone();
+    let victim = stage.victim();
     let arm = |redis: &Proxy, database: &Proxy| {
         let proxy = match step.server {
             Server::Redis => redis,
             Server::Postgres => database,
         };
-        let task = task.clone();
-        proxy.trap(freeze, move |text| (step.is_it)(text, &task))
+        let (task, victim) = (task.clone(), victim.clone());
+        proxy.trap(freeze, move |text| {
+            let is_it = (step.is_it)(text, &task);
+            if is_it && fault == Fault::Killed {
+                victim.halt();
+            }
+            is_it
+        })
     };
+    if scene != Scene::Relays {
+        // A worker that takes longer than a lease to start would add a second job.
+        without_relay(&stage.app).await;
+    }
     let mut reader = stage.app.reader(&posted);
     let mut first = stage.app.reader(&posted);
     let play = async {

@@ -4,13 +4,13 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::panic::AssertUnwindSafe;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use futures_util::{FutureExt, StreamExt, stream};
 use redis::streams::StreamRangeReply;
 use redis::{AsyncCommands, RedisResult};
 
-use crate::support::{App, Builder, Posted, Proxy, Reader, eventually};
+use crate::support::{App, Builder, Posted, Process, Proxy, Reader, eventually};
 
 /// Cases of one test that run at the same time.
 const AT_ONCE: usize = 4;
@@ -31,8 +31,23 @@ pub(super) struct Stage {
     pub(super) database: Proxy,
     /// Options of its workers.
     options: Vec<(String, String)>,
+    victim: Victim,
     /// Of the model, before this case.
     calls: u64,
+}
+
+/// The worker that the fault will hit, once it has a process.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Victim(Arc<Mutex<Option<i32>>>);
+
+impl Victim {
+    /// SIGSTOP: what is about to be killed must not go on until the test, on a
+    /// machine that is busy, has its turn to do it.
+    pub(super) fn halt(&self) {
+        let pid = self.0.lock().expect("a pid").and_then(rustix::process::Pid::from_raw);
+        let halted = rustix::process::Signal::STOP;
+        rustix::process::kill_process(pid.expect("it was started"), halted).expect("it runs");
+    }
 }
 
 /// Apps for one case after another: making a database takes longer than most.
@@ -47,7 +62,14 @@ impl Stages {
             Some(app) => {
                 let (redis, database) = proxies(&app.redis_url).await;
                 let calls = app.model_calls().await;
-                Stage { app, redis, database, options: Vec::new(), calls }
+                Stage {
+                    app,
+                    redis,
+                    database,
+                    options: Vec::new(),
+                    victim: Victim::default(),
+                    calls,
+                }
             }
             None => Stage::set(App::builder()).await,
         };
@@ -73,7 +95,7 @@ impl Stage {
     }
 
     fn of(app: App, redis: Proxy, database: Proxy) -> Self {
-        Self { app, redis, database, options: Vec::new(), calls: 0 }
+        Self { app, redis, database, options: Vec::new(), victim: Victim::default(), calls: 0 }
     }
 
     /// The API is the process under fault.
@@ -87,7 +109,15 @@ impl Stage {
     /// A worker that the fault will hit.
     pub(super) fn start_under_fault(&mut self) {
         let (redis, database) = (self.redis.address(), self.database.address());
+        let victim = self.victim.clone();
+        // Whoever halts it waits until it can be.
+        let mut victim = victim.0.lock().expect("a pid");
         self.start(Some(redis), Some(database));
+        *victim = self.app.workers.last().map(Process::pid);
+    }
+
+    pub(super) fn victim(&self) -> Victim {
+        self.victim.clone()
     }
 
     /// A worker whom nothing befalls.
@@ -157,7 +187,7 @@ pub(super) async fn steady(app: &App, workers: i64, lease: u64) {
 /// ever: a worker that is killed between its heartbeat and the renewal of its jobs
 /// seems to live when its job is claimed, which is then taken for a duplicate.
 pub(super) async fn without_relay(app: &App) {
-    sqlx::query("UPDATE tasks SET enqueued_at = now() + interval '5 s'")
+    sqlx::query("UPDATE tasks SET enqueued_at = now() + interval '10 s'")
         .execute(&app.pool)
         .await
         .expect("updates");

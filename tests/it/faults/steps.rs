@@ -66,7 +66,7 @@ async fn another_try_follows_whatever_happens_while_one_is_given_up() {
         postgres("retry", retries, [AGAIN; 2], AGAIN),
         redis("retrying", |text, _| text.contains(" e retrying "), [AGAIN; 2], AGAIN),
     ];
-    each(Scene::Claims, "[[cut=20*1]] [[tokens=40]] [[rate=400]]", "done", &steps).await;
+    each(Scene::Claims, "[[cut=20*1]] [[tokens=40]] [[rate=60]]", "done", &steps).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
