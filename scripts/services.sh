@@ -139,6 +139,13 @@ create_cluster() {
     as_user "$SERVICE_USER"
     # Under another name until it is whole: initdb may be interrupted.
     rm -rf "$dir.new"
+    if [ -n "${STANDBY_OF:-}" ]; then
+        (cd "$DATA" && ${AS[@]+"${AS[@]}"} "$POSTGRES_BIN/pg_basebackup" -D "$dir.new" \
+            -d "$STANDBY_OF" --write-recovery-conf --checkpoint=fast --no-sync) \
+            >"$RUN/postgres.log" 2>&1 </dev/null || give_up postgres
+        mv "$dir.new" "$dir"
+        return 0
+    fi
     (cd "$DATA" && ${AS[@]+"${AS[@]}"} "$POSTGRES_BIN/initdb" -D "$dir.new" \
         --username=rill --encoding=UTF8 --locale=C "${auth[@]}") \
         >"$RUN/postgres.log" 2>&1 </dev/null || give_up postgres

@@ -67,6 +67,21 @@ static HOT: LazyLock<Hot> = LazyLock::new(|| Hot {
     entries: counter!("rill_tail_entries_total"),
 });
 
+/// Whether the process can do its work, as `/readyz` says.
+pub fn ready(ready: bool) {
+    gauge!("rill_ready").set(f64::from(u8::from(ready)));
+}
+
+/// Workers that have said within 30 s that they live.
+pub fn workers_alive(count: u64) {
+    gauge!("rill_workers_alive").set(count as f64);
+}
+
+/// Whether a connection to Redis takes writes.
+pub fn redis_connection(name: &'static str, writes: bool) {
+    gauge!("rill_redis_connection_up", "connection" => name).set(f64::from(u8::from(writes)));
+}
+
 /// A message was committed and its task will end.
 pub fn task_accepted() {
     counter!("rill_tasks_accepted_total").increment(1);

@@ -40,7 +40,7 @@ mod union;
 use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use poem::endpoint::{make, make_sync};
+use poem::endpoint::make;
 use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, get};
 use poem_openapi::OpenApiService;
 use tokio_util::sync::CancellationToken;
@@ -93,7 +93,7 @@ pub fn endpoint(state: State) -> impl Endpoint<Output = Response> + 'static {
         .nest("/assets", page::assets())
         .at("/openapi.json", document::json())
         .at("/docs", document::page())
-        .at("/metrics", exposition(state.metrics));
+        .at("/metrics", exposition(state.tasks.clone(), state.metrics));
     // poem gives "/" to what is nested there, whatever else is at it.
     let (page, routes) = (Arc::new(Route::new().at("/", page::page())), Arc::new(routes));
     make(move |request| {
@@ -109,18 +109,26 @@ pub fn probes(
     tasks: Tasks,
     metrics: PrometheusHandle,
 ) -> impl Endpoint<Output = Response> + 'static {
+    let exposition = exposition(tasks.clone(), metrics);
     Route::new()
         .nest("/", OpenApiService::new(health::Probes(tasks), "rill", env!("CARGO_PKG_VERSION")))
-        .at("/metrics", exposition(metrics))
+        .at("/metrics", exposition)
         .with(edge::Edge::new(document::routes(), cors::Cors::new(&[])))
 }
 
 /// `/metrics`, in Prometheus' text format.
-fn exposition(metrics: PrometheusHandle) -> impl IntoEndpoint<Endpoint: Endpoint + 'static> {
-    get(make_sync(move |_| {
-        Response::builder()
-            .content_type("text/plain; version=0.0.4; charset=utf-8")
-            .body(metrics.render())
+fn exposition(
+    tasks: Tasks,
+    metrics: PrometheusHandle,
+) -> impl IntoEndpoint<Endpoint: Endpoint + 'static> {
+    get(make(move |_| {
+        let (tasks, metrics) = (tasks.clone(), metrics.clone());
+        async move {
+            // Gauges of what is only known by asking.
+            tasks.readiness().await;
+            let format = "text/plain; version=0.0.4; charset=utf-8";
+            Ok::<_, poem::Error>(Response::builder().content_type(format).body(metrics.render()))
+        }
     }))
 }
 

@@ -70,6 +70,17 @@ id!(
     ClaimId
 );
 
+/// What makes an attempt its owner's: its number, and the claim that began it. A
+/// standby of PostgreSQL that is promoted without the newest commits hands the same
+/// number out again; never the same claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// The attempt's number.
+    pub attempt: u32,
+    /// Who began it.
+    pub claim: ClaimId,
+}
+
 impl AccountId {
     /// The account that owns everything until accounts exist.
     pub const BUILT_IN: Self = Self(Uuid::nil());

@@ -24,7 +24,7 @@ pub use answer::Answer;
 pub use event::{Event, Usage};
 pub use event_id::EventId;
 pub use event_name::{Class, EventName, StoredName};
-pub use ids::{AccountId, ClaimId, ConversationId, MessageId, TaskId, WorkerId};
+pub use ids::{AccountId, ClaimId, ConversationId, Fence, MessageId, TaskId, WorkerId};
 pub use job::JobKind;
 pub use raw_object::RawObject;
 pub use task::TaskStatus;

@@ -36,6 +36,10 @@ impl Store {
     /// # Errors
     /// When PostgreSQL is away.
     pub async fn check(&self) -> Result<Vec<Finding>> {
+        // First: without a session of one's own, nothing else is reliable.
+        if let Some(finding) = self.check_pooler().await? {
+            return Ok(vec![finding]);
+        }
         // Over the connection that this opens, if others want to know as well; that it
         // can't be told yet is for the schema's check to say.
         let _ = self.deployment().await;
@@ -124,8 +128,8 @@ impl Server {
         if ["off", "local"].contains(&self.synchronous_commit.as_str()) {
             findings.push(Finding::breaking(format!(
                 "PostgreSQL's synchronous_commit is {} although rill's sessions set it to on: what was \
-                 accepted may be lost in a crash. Is there a pooler that ignores the startup parameter \
-                 \"options\"? Let it pass, or ALTER ROLE … SET synchronous_commit = on",
+                 accepted may be lost in a crash. Is there a pooler that doesn't keep sessions? ALTER ROLE … \
+                 SET synchronous_commit = on",
                 self.synchronous_commit
             )));
         }

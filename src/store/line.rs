@@ -13,14 +13,19 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::deployment::Deployment;
-use super::{ACQUIRE_LIMIT, Error, RELEASE_LIMIT, Result, TRUST_IDLE};
+use super::{ACQUIRE_LIMIT, CLOSE_LIMIT, Error, Result, TRUST_IDLE, session};
 
 /// A connection is replaced after so long: the server's memory for it grows, and
 /// after a switch of servers behind a name, everybody comes round.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
-/// How long a statement waits for a row that another transaction holds, in
-/// milliseconds. Ours hold one as long as a commit takes.
-const LOCK_LIMIT: &str = "500";
+/// What a line's session is set to beside the others' settings. What goes by it
+/// finds its rows by their keys, many at a time, and is planned once: were the
+/// planner to choose, it would plan each execution anew, since it knows how many
+/// keys it has only then; or read a table whole that is still small, and hold on to
+/// that plan. A row that somebody holds a lock on must not hold up all that come
+/// with it: ours hold one as long as a commit takes.
+const SETTINGS: &str = "SET lock_timeout = 500; SET plan_cache_mode = force_generic_plan; \
+                        SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 /// How long to wait after a connection was refused.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -37,7 +42,9 @@ pub(super) struct Line {
 struct Idle {
     connection: PgConnection,
     opened: Instant,
-    used: Instant,
+    /// When it was last known to lead to a server that takes writes. That it has
+    /// answered since says nothing: a standby reads.
+    tried: Instant,
 }
 
 /// The connection, for as long as a statement needs it. Dropped, it is closed:
@@ -47,22 +54,11 @@ pub(super) struct Held<'a> {
     line: MutexGuard<'a, Option<Idle>>,
     pub(super) connection: PgConnection,
     opened: Instant,
+    tried: Instant,
 }
 
 impl Line {
-    /// What goes by a line finds its rows by their keys, many at a time, and is
-    /// planned once. Were the planner to choose, it would plan each execution
-    /// anew, since it knows how many keys it has only then; or read a table
-    /// whole that is still small, and hold on to that plan. A row that somebody
-    /// holds a lock on must not hold up all that come with it.
     pub(super) fn new(options: PgConnectOptions, deployment: Deployment) -> Self {
-        let options = options.options([
-            ("lock_timeout", LOCK_LIMIT),
-            ("plan_cache_mode", "force_generic_plan"),
-            ("enable_seqscan", "off"),
-            ("enable_hashjoin", "off"),
-            ("enable_mergejoin", "off"),
-        ]);
         Self { options: Arc::new(options), deployment, idle: Arc::default() }
     }
 
@@ -73,16 +69,16 @@ impl Line {
     pub(super) async fn hold(&self) -> Result<Held<'_>> {
         let mut line = self.idle.lock().await;
         if let Some(idle) = line.take() {
-            let opened = idle.opened;
-            if let Some(connection) = idle.trusted().await {
-                return Ok(Held { line, connection, opened });
+            if let Some(Idle { connection, opened, tried }) = idle.trusted().await {
+                return Ok(Held { line, connection, opened, tried });
             }
         }
         let deadline = Instant::now() + ACQUIRE_LIMIT;
         loop {
             let error = match tokio::time::timeout_at(deadline, self.connect()).await {
                 Ok(Ok(connection)) => {
-                    return Ok(Held { line, connection, opened: Instant::now() });
+                    let now = Instant::now();
+                    return Ok(Held { line, connection, opened: now, tried: now });
                 }
                 Ok(Err(error)) => Error::from(error),
                 Err(_) => Error::Timeout(ACQUIRE_LIMIT),
@@ -97,6 +93,7 @@ impl Line {
 
     async fn connect(&self) -> sqlx::Result<PgConnection> {
         let mut connection = self.options.connect().await?;
+        session::begin(&mut connection, &format!("{}; {SETTINGS}", session::SETTINGS)).await?;
         self.deployment.admit(&mut connection).await?;
         Ok(connection)
     }
@@ -104,29 +101,32 @@ impl Line {
     /// Closes the connection; the next who needs one opens another.
     pub(super) async fn close(&self) {
         if let Some(idle) = self.idle.lock().await.take() {
-            let _ = tokio::time::timeout(RELEASE_LIMIT, idle.connection.close()).await;
+            let _ = tokio::time::timeout(CLOSE_LIMIT, idle.connection.close()).await;
         }
     }
 }
 
 impl Idle {
-    /// The connection, if it works as far as anybody knows.
-    async fn trusted(mut self) -> Option<PgConnection> {
+    /// Itself, if it works as far as anybody knows.
+    async fn trusted(mut self) -> Option<Self> {
         if self.opened.elapsed() > LIFETIME {
             return None;
         }
-        if self.used.elapsed() < TRUST_IDLE {
-            return Some(self.connection);
+        if !session::is_trusted(self.tried.elapsed(), TRUST_IDLE) {
+            self.tried = Instant::now();
+            let kept = session::is_kept(&mut self.connection, self.opened.elapsed()).await;
+            if !kept.unwrap_or(false) {
+                return None;
+            }
         }
-        let answer = tokio::time::timeout(RELEASE_LIMIT, self.connection.ping()).await;
-        matches!(answer, Ok(Ok(()))).then_some(self.connection)
+        Some(self)
     }
 }
 
 impl Held<'_> {
     /// Gives the connection back: it has answered everything.
     pub(super) fn keep(mut self) {
-        let (connection, opened) = (self.connection, self.opened);
-        *self.line = Some(Idle { connection, opened, used: Instant::now() });
+        let Self { connection, opened, tried, .. } = self;
+        *self.line = Some(Idle { connection, opened, tried });
     }
 }

@@ -9,9 +9,13 @@
 mod checks;
 mod conversations;
 mod deployment;
+mod health;
 mod inspect;
 mod line;
 mod messages;
+mod migrate;
+mod pooler;
+mod session;
 mod tasks;
 mod together;
 mod workers;
@@ -24,6 +28,7 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, types::PgInterval};
 
 pub use conversations::{Conversation, ConversationChange};
+pub use health::StoreHealth;
 pub use inspect::{Letter, TaskCounts, TaskStory, WorkerView};
 pub use messages::{MessageTask, NewPrompt, StoredMessage};
 pub use tasks::{
@@ -115,6 +120,18 @@ impl Error {
         }
     }
 
+    /// What a probe is told: no address, and no statement.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Unavailable(error) | Self::Refused(error) => match &**error {
+                sqlx::Error::Database(error) => format!("refused: {}", error.message()),
+                _ => "no connection".to_owned(),
+            },
+            Self::Timeout(after) => format!("no answer within {after:?}"),
+            _ => "misconfigured; its log says how".to_owned(),
+        }
+    }
+
     /// The statement failed, and not the connection: another might not.
     fn was_answered(&self) -> bool {
         match self {
@@ -147,21 +164,17 @@ impl From<sqlx::Error> for Error {
                 Some(code) if ["08", "53", "57", "40", "55"].contains(&&code[..2]) => {
                     Self::Unavailable(Arc::new(error))
                 }
+                // A standby, or a primary that was made read-only: `session.rs`.
+                Some("25006") => {
+                    session::suspect();
+                    Self::Unavailable(Arc::new(error))
+                }
                 _ => Self::Refused(Arc::new(error)),
             },
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
                 Self::Corrupt(error.to_string())
             }
             _ => Self::Refused(Arc::new(error)),
-        }
-    }
-}
-
-impl From<sqlx::migrate::MigrateError> for Error {
-    fn from(error: sqlx::migrate::MigrateError) -> Self {
-        match error {
-            sqlx::migrate::MigrateError::VersionMismatch(_) => Self::OtherMigrations,
-            error => Self::Migrate(Arc::new(error)),
         }
     }
 }
@@ -173,8 +186,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for a connection of the pool.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(3);
-/// How long a connection may take to answer when it goes back to the pool.
-const RELEASE_LIMIT: Duration = Duration::from_secs(2);
+/// How long closing a connection may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// A connection that was idle for longer is tried before it is used: if it broke
 /// meanwhile, nobody's statement has to fail to find that out.
 const TRUST_IDLE: Duration = Duration::from_millis(50);
@@ -188,6 +201,8 @@ pub struct Store {
     heartbeats: PgPool,
     /// Connections that this process opens at most.
     connections: u32,
+    /// How a connection is opened.
+    connect: PgConnectOptions,
     /// What each task needs: two lines for it, so that no end waits for a start.
     accepts: Together<Accept>,
     begins: Together<BeginAttempt>,
@@ -215,22 +230,14 @@ impl Store {
     pub fn at(address: &Address, connections: u32) -> Result<Self> {
         let url = address.database_url.expose();
         let connect: PgConnectOptions = url.parse().map_err(|error| Error::Url(Arc::new(error)))?;
-        let limit = STATEMENT_LIMIT.as_millis().to_string();
-        let connect = connect
-            .application_name("rill")
-            // A commit that answered must survive a crash, whatever the
-            // server's default is (promise 1).
-            .options([
-                ("statement_timeout", limit.as_str()),
-                ("synchronous_commit", "on"),
-                ("jit", "off"),
-            ]);
+        let connect = session::ours(connect);
         let deployment = Deployment::default();
         let [starts, ends] = [(); 2].map(|()| Line::new(connect.clone(), deployment.clone()));
         let heartbeats = pool(connect.clone(), 1, Duration::ZERO, deployment.clone());
         Ok(Self {
-            pool: pool(connect, connections.max(4) - 3, TRUST_IDLE, deployment.clone()),
+            pool: pool(connect.clone(), connections.max(4) - 3, TRUST_IDLE, deployment.clone()),
             heartbeats,
+            connect,
             connections,
             accepts: Together::new(Accept(starts.clone())),
             begins: Together::new(BeginAttempt(starts.clone())),
@@ -240,27 +247,6 @@ impl Store {
             lines: [starts, ends],
             deployment,
         })
-    }
-
-    /// Brings the schema up to date. Safe to run from many processes at once.
-    ///
-    /// # Errors
-    /// When PostgreSQL is away, or the schema is of another rill.
-    pub async fn migrate(&self) -> Result<()> {
-        MIGRATOR.run(&self.pool).await?;
-        Ok(())
-    }
-
-    /// PostgreSQL answers.
-    ///
-    /// # Errors
-    /// When it doesn't.
-    pub async fn ping(&self) -> Result<()> {
-        bounded("ping", async {
-            sqlx::query("SELECT 1").execute(&self.pool).await?;
-            Ok(())
-        })
-        .await
     }
 
     /// Closes every connection.
@@ -276,29 +262,21 @@ fn pool(connect: PgConnectOptions, size: u32, trusted: Duration, deployment: Dep
     PgPoolOptions::new()
         .after_connect(move |connection, _| {
             let deployment = deployment.clone();
-            Box::pin(async move { deployment.admit(connection).await })
+            Box::pin(async move {
+                session::begin(connection, session::SETTINGS).await?;
+                deployment.admit(connection).await
+            })
         })
         .max_connections(size)
         .acquire_timeout(ACQUIRE_LIMIT)
         .test_before_acquire(false)
-        .after_release(|connection, _| {
-            // A statement that was given up leaves a connection that may be
-            // dead. The pool would wait for its answer as long as TCP does, and
-            // count it as taken.
-            Box::pin(async move {
-                match tokio::time::timeout(RELEASE_LIMIT, sqlx::Connection::ping(connection)).await
-                {
-                    Ok(answer) => answer.map(|()| true),
-                    Err(_) => Err(sqlx::Error::PoolTimedOut),
-                }
-            })
-        })
+        .after_release(|connection, meta| Box::pin(session::is_kept(connection, meta.age)))
         .before_acquire(move |connection, meta| {
             Box::pin(async move {
-                if meta.idle_for > trusted {
-                    sqlx::Connection::ping(connection).await?;
+                match session::is_trusted(meta.idle_for, trusted) {
+                    true => Ok(true),
+                    false => session::is_kept(connection, meta.age).await,
                 }
-                Ok(true)
             })
         })
         .connect_lazy_with(connect)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::tasks::attempt;
 use super::{Result, Store, bounded, interval};
-use crate::domain::{TaskId, WorkerId};
+use crate::domain::{Fence, TaskId, WorkerId};
 
 /// What a heartbeat says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Beat {
 
 impl Store {
     /// Renews the worker's lease on all its tasks and tells which of them
-    /// (given with their attempts) changed under it. A worker that has missed
+    /// (given with their fences) changed under it. A worker that has missed
     /// half a lease is not steady any more.
     ///
     /// # Errors
@@ -30,10 +30,11 @@ impl Store {
         &self,
         worker: WorkerId,
         lease: Duration,
-        tasks: &[(TaskId, u32)],
+        tasks: &[(TaskId, Fence)],
     ) -> Result<Beat> {
         let ids: Vec<_> = tasks.iter().map(|(task, _)| task.0).collect();
-        let attempts: Vec<_> = tasks.iter().map(|(_, attempt)| i64::from(*attempt)).collect();
+        let attempts: Vec<_> = tasks.iter().map(|(_, fence)| i64::from(fence.attempt)).collect();
+        let claims: Vec<_> = tasks.iter().map(|(_, fence)| fence.claim.0).collect();
         bounded("heartbeat", async {
             let rows = sqlx::query!(
                 r#"
@@ -45,11 +46,13 @@ impl Store {
                                             THEN now() ELSE w.steady_since END
                 )
                 SELECT mine.id AS "id!", NULL::bigint AS stray,
-                       t.id IS NULL OR t.attempt <> mine.attempt AS "lost!",
+                       t.id IS NULL OR t.attempt <> mine.attempt
+                           OR t.claim_id IS DISTINCT FROM mine.claim_id AS "lost!",
                        t.cancel_requested_at IS NOT NULL AS "cancelled!"
-                FROM unnest($3::uuid[], $4::bigint[]) AS mine (id, attempt)
+                FROM unnest($3::uuid[], $4::bigint[], $5::uuid[]) AS mine (id, attempt, claim_id)
                 LEFT JOIN tasks t ON t.id = mine.id
-                WHERE t.id IS NULL OR t.attempt <> mine.attempt OR t.cancel_requested_at IS NOT NULL
+                WHERE t.id IS NULL OR t.attempt <> mine.attempt
+                   OR t.claim_id IS DISTINCT FROM mine.claim_id OR t.cancel_requested_at IS NOT NULL
                 UNION ALL
                 SELECT t.id, t.attempt, false, false FROM tasks t
                 WHERE t.worker_id = $1 AND t.status = 'running' AND t.id <> ALL ($3)
@@ -58,6 +61,7 @@ impl Store {
                 interval(lease),
                 &ids,
                 &attempts,
+                &claims,
             )
             .fetch_all(&self.heartbeats)
             .await?;

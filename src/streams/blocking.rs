@@ -14,8 +14,9 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
 
 use super::deployment::Deployment;
+use super::health::Trouble;
 use super::link::CONNECT_LIMIT;
-use super::{Error, Result};
+use super::{Error, Result, wrong_server};
 
 /// How much longer than its BLOCK a read may take.
 const GRACE: Duration = Duration::from_secs(5);
@@ -25,6 +26,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(super) struct BlockingConnection {
     connection: MultiplexedConnection,
     busy: bool,
+    deployment: Deployment,
 }
 
 impl BlockingConnection {
@@ -36,9 +38,16 @@ impl BlockingConnection {
             tokio::time::timeout(block + GRACE, self.connection.req_packed_command(command))
                 .await
                 .map_err(|_| Error::Disconnected)?;
-        if !matches!(&answer, Err(error) if error.is_unrecoverable_error() || error.is_timeout()) {
-            self.busy = false;
+        let wrong = match &answer {
+            Ok(answer) => wrong_server::is_told_by(answer),
+            Err(error) => wrong_server::is_error(error),
+        };
+        if wrong {
+            self.deployment.suspect();
         }
+        let broken =
+            matches!(&answer, Err(error) if error.is_unrecoverable_error() || error.is_timeout());
+        self.busy = wrong || broken;
         answer.map_err(Error::from)
     }
 }
@@ -64,9 +73,13 @@ impl ManageConnection for Manager {
         // Nothing else bounds how long a reply may take here.
         let admits = self.deployment.admits(&mut connection, id);
         match tokio::time::timeout(CONNECT_LIMIT, admits).await {
-            Ok(Ok(true)) => Ok(BlockingConnection { connection, busy: false }),
+            Ok(Ok(true)) => Ok(BlockingConnection {
+                connection,
+                busy: false,
+                deployment: self.deployment.clone(),
+            }),
             Ok(Err(error)) => Err(error),
-            Ok(Ok(false)) => Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
+            Ok(Ok(false)) => Err(Deployment::refused()),
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         }
     }
@@ -83,24 +96,39 @@ impl ManageConnection for Manager {
 
 /// The pool, which opens connections as they are needed.
 #[derive(Debug, Clone)]
-pub(super) struct BlockingPool(Pool<Manager>);
+pub(super) struct BlockingPool {
+    pool: Pool<Manager>,
+    trouble: Trouble,
+}
 
 impl BlockingPool {
     /// A pool of at most `size` connections.
-    pub(super) fn new(client: Client, deployment: Deployment, size: u32) -> Self {
-        Self(
-            Pool::builder()
-                .max_size(size)
-                .test_on_check_out(false)
-                .connection_timeout(CONNECT_LIMIT)
-                .idle_timeout(Some(Duration::from_secs(60)))
-                .build_unchecked(Manager { client, deployment }),
-        )
+    pub(super) fn new(client: Client, deployment: Deployment, trouble: Trouble, size: u32) -> Self {
+        let pool = Pool::builder()
+            .max_size(size)
+            .test_on_check_out(false)
+            .connection_timeout(CONNECT_LIMIT)
+            .idle_timeout(Some(Duration::from_secs(60)))
+            .build_unchecked(Manager { client, deployment });
+        Self { pool, trouble }
     }
 
     /// One read on a connection of the pool.
     pub(super) async fn read(&self, command: &Cmd, block: Duration) -> Result<Value> {
-        let mut connection = self.0.get().await.map_err(|error| match error {
+        let answer = self.try_read(command, block).await;
+        match &answer {
+            Ok(Value::ServerError(error)) if error.code() != "NOGROUP" => {
+                self.trouble.refused(&RedisError::from(error.clone()).to_string());
+            }
+            Err(Error::Redis(error)) => self.trouble.is(error),
+            Err(_) => self.trouble.is(&io::Error::from(io::ErrorKind::TimedOut).into()),
+            Ok(_) => self.trouble.is_over(),
+        }
+        answer
+    }
+
+    async fn try_read(&self, command: &Cmd, block: Duration) -> Result<Value> {
+        let mut connection = self.pool.get().await.map_err(|error| match error {
             bb8_redis::bb8::RunError::User(error) => Error::from(error),
             bb8_redis::bb8::RunError::TimedOut => Error::Disconnected,
         })?;

@@ -39,6 +39,7 @@ impl Streams {
         let deployment = self.inner.deployment.clone();
         let wires = Wires { deployment, on_message: Some(on_message), replies: None };
         let (link, driver) = Link::new(self.inner.client.clone(), wires, self.inner.stop.clone());
+        self.inner.register.link("cancel hints", &link);
         tokio::spawn(driver);
         let channel = self.keys().cancel();
         tokio::spawn(async move {

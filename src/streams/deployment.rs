@@ -9,11 +9,11 @@
 use std::sync::Arc;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, cmd};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::Streams;
+use super::{Streams, wrong_server};
 use crate::config::Finding;
 use crate::log_limit::LogLimit;
 
@@ -24,6 +24,8 @@ pub(super) struct Deployment {
     /// Nobody is compared with; nothing is written.
     observes: bool,
     id: Arc<watch::Sender<Option<Uuid>>>,
+    /// A connection turned out to lead to the wrong server: others may, too.
+    suspicion: Arc<watch::Sender<()>>,
 }
 
 /// What the prefix has.
@@ -37,12 +39,35 @@ enum Owner {
 }
 
 /// Errors of a server that will answer before long.
-const FOR_NOW: [&str; 4] = ["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN"];
+const FOR_NOW: [&str; 2] = ["BUSY", "TRYAGAIN"];
 
 impl Deployment {
     /// `key` holds the ID.
     pub(super) fn new(key: String, observes: bool) -> Self {
-        Self { key, observes, id: Arc::new(watch::Sender::new(None)) }
+        Self { key, observes, id: Arc::default(), suspicion: Arc::default() }
+    }
+
+    /// A command that tells whether the server takes writes, and changes nothing.
+    pub(super) fn probe(&self) -> Cmd {
+        match *self.id.borrow() {
+            Some(id) if !self.observes => self.claim(id),
+            _ => cmd("PING"),
+        }
+    }
+
+    /// Makes a prefix that is nobody's ours.
+    fn claim(&self, id: Uuid) -> Cmd {
+        cmd("SET").arg(&self.key).arg(id.to_string()).arg("NX").clone()
+    }
+
+    /// All connections are to be tried.
+    pub(super) fn suspect(&self) {
+        self.suspicion.send_replace(());
+    }
+
+    /// Changes each time that all connections are to be tried.
+    pub(super) fn suspicion(&self) -> watch::Receiver<()> {
+        self.suspicion.subscribe()
     }
 
     /// Waits until it is known whose Redis a connection should lead to.
@@ -76,16 +101,28 @@ impl Deployment {
         }
     }
 
+    /// What a connection to another deployment's Redis fails with.
+    pub(super) fn refused() -> RedisError {
+        let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
+        (kind, "it is another deployment's Redis").into()
+    }
+
     /// Whose the prefix is; nobody's becomes ours.
     async fn owner(&self, connection: &mut MultiplexedConnection, id: Uuid) -> RedisResult<Owner> {
         let mine = id.to_string();
         let mut commands = Pipeline::with_capacity(2);
         if !self.observes {
-            commands.cmd("SET").arg(&self.key).arg(&mine).arg("NX");
+            commands.add_command(self.claim(id));
         }
         commands.cmd("GET").arg(&self.key);
         let count = commands.len();
         let answers = connection.req_packed_commands(&commands, 0, count).await?;
+        // It will be another server before long, or this one as it should be.
+        if let Some(Value::ServerError(error)) =
+            answers.iter().find(|answer| wrong_server::is_told_by(answer))
+        {
+            return Err(error.clone().into());
+        }
         match answers.into_iter().next_back() {
             Some(Value::BulkString(owner)) if owner == mine.as_bytes() => Ok(Owner::Us),
             Some(Value::BulkString(owner)) => {

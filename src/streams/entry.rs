@@ -6,6 +6,7 @@
 //! | `d` | one line of JSON | as `data:` |
 //! | `t` | when it was appended: milliseconds of Unix time, the worker's clock | no |
 //! | `o` | a snapshot's opaque data, a JSON array; only where there is any | no |
+//! | `c` | the claim that began the attempt; only in its first entry | no |
 //!
 //! Other fields, of newer versions, are passed over.
 

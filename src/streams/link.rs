@@ -16,13 +16,17 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection, SendError};
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, ScriptInvocation, Value,
+};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::deployment::Deployment;
+use super::health::Trouble;
 use super::tap::{Driver, Wires};
-use super::{Error, Result};
+use super::{Error, Result, wrong_server};
 use crate::domain::retry::Backoff;
 use crate::log_limit::LogLimit;
 
@@ -33,7 +37,7 @@ pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Commands in a row without an answer, after which a connection is given up.
 const SILENT_COMMANDS: usize = 2;
 /// How often a connection is tried.
-const PING: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(5);
 /// How long a connection lives that wasn't made in vain.
 const STEADY: Duration = Duration::from_secs(1);
 /// Commands that may wait for their turn to be written.
@@ -51,12 +55,25 @@ pub(super) struct Connected {
     pub(super) generation: u64,
     silent: Arc<AtomicUsize>,
     broken: Arc<Notify>,
+    deployment: Deployment,
 }
 
 impl Connected {
     /// Sends one command.
     pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value> {
         let answer = self.connection.req_packed_command(command).await;
+        if answer.as_ref().is_ok_and(wrong_server::is_told_by) {
+            self.leave();
+        }
+        self.judge(answer, 1)
+    }
+
+    /// Runs a script.
+    pub(super) async fn run(&mut self, script: &ScriptInvocation<'_>) -> Result<Value> {
+        let answer = script.invoke_async(&mut self.connection).await;
+        if answer.as_ref().is_err_and(wrong_server::is_error) {
+            self.leave();
+        }
         self.judge(answer, 1)
     }
 
@@ -68,6 +85,9 @@ impl Connected {
         count: usize,
     ) -> Result<Vec<Value>> {
         let answer = self.connection.req_packed_commands(commands, 0, count).await;
+        if answer.as_ref().is_ok_and(|answers| answers.iter().any(wrong_server::is_told_by)) {
+            self.leave();
+        }
         self.judge(answer, count)
     }
 
@@ -75,6 +95,13 @@ impl Connected {
     pub(super) async fn subscribe(&mut self, channel: &str) -> Result<()> {
         let answer = self.connection.subscribe(channel).await;
         self.judge(answer, 1)
+    }
+
+    /// The server says that it is the wrong one: the connection ends, and all
+    /// others of the process are tried.
+    fn leave(&self) {
+        self.broken.notify_one();
+        self.deployment.suspect();
     }
 
     fn judge<T>(&self, answer: redis::RedisResult<T>, commands: usize) -> Result<T> {
@@ -97,6 +124,13 @@ impl Connected {
 #[derive(Clone)]
 pub(super) struct Link {
     current: watch::Receiver<Option<Connected>>,
+    pub(super) trouble: Trouble,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("trouble", &self.trouble).finish_non_exhaustive()
+    }
 }
 
 impl Link {
@@ -108,7 +142,9 @@ impl Link {
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, current) = watch::channel(None);
-        (Self { current }, supervise(client, wires, stop, sender))
+        let trouble = Trouble::default();
+        let link = Self { current, trouble: trouble.clone() };
+        (link, supervise(client, wires, stop, sender, trouble))
     }
 
     /// The connection, waiting for one if there is none.
@@ -176,13 +212,16 @@ impl AsyncPushSender for Pushes {
     }
 }
 
-/// Sends a PING now and then, for ever: on a link that is silent, nothing else
-/// tells that the peer is gone.
-async fn ping(mut connected: Connected) {
+/// Tries the connection now and then, for ever: on one that is silent, nothing
+/// else tells that the peer is gone, and on one that only reads, nothing else that
+/// it was demoted.
+async fn probe(mut connected: Connected) {
+    let probe = connected.deployment.probe();
+    let mut suspicion = connected.deployment.suspicion();
     loop {
-        tokio::time::sleep(PING).await;
-        // `judge` counts what is not answered.
-        let _ = connected.send(&redis::cmd("PING")).await;
+        let _ = tokio::time::timeout(PROBE, suspicion.changed()).await;
+        // What is not answered is counted, and what the server says of itself heeded.
+        let _ = connected.send(&probe).await;
     }
 }
 
@@ -200,7 +239,7 @@ async fn connect(
     };
     match admitted {
         true => Ok((connection, driver)),
-        false => Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
+        false => Err(Deployment::refused()),
     }
 }
 
@@ -209,6 +248,7 @@ async fn supervise(
     wires: Wires,
     stop: CancellationToken,
     current: watch::Sender<Option<Connected>>,
+    trouble: Trouble,
 ) {
     static DOWN: LogLimit = LogLimit::new();
     static UP: LogLimit = LogLimit::new();
@@ -232,16 +272,23 @@ async fn supervise(
                 {
                     tracing::info!(generation, skipped, "connected to Redis again");
                 }
+                trouble.is_over();
                 let since = Instant::now();
                 let silent = Arc::new(AtomicUsize::new(0));
-                let connected =
-                    Connected { connection, generation, silent, broken: broken.clone() };
+                let deployment = wires.deployment.clone();
+                let connected = Connected {
+                    connection,
+                    generation,
+                    silent,
+                    broken: broken.clone(),
+                    deployment,
+                };
                 current.send_replace(Some(connected.clone()));
                 tokio::select! {
                     biased;
                     () = driver => {}
                     () = broken.notified() => {}
-                    () = ping(connected) => {}
+                    () = probe(connected) => {}
                     () = stop.cancelled() => {}
                 }
                 current.send_replace(None);
@@ -249,6 +296,7 @@ async fn supervise(
                 failures = if since.elapsed() > STEADY { 0 } else { failures + 1 };
             }
             Err(error) => {
+                trouble.is(&error);
                 failures += 1;
                 if let Some(skipped) = DOWN.pass() {
                     tracing::warn!(%error, skipped, "Redis is not available; trying again");

@@ -15,6 +15,7 @@ use redis::{Cmd, Pipeline, Value, cmd};
 
 use place::Place;
 
+use super::entry::{RawEntry, raw_entries};
 use super::hint::Hints;
 use super::lane::{Append, Outcome};
 use super::link::Connected;
@@ -22,7 +23,7 @@ use super::{Error, Receipt, Result, Streams, answered, is_stale_id};
 use crate::clock::unix_ms;
 use crate::domain::event::Encoded;
 use crate::domain::retry::Backoff;
-use crate::domain::{Answer, Event, EventId, TaskId};
+use crate::domain::{Answer, ClaimId, Event, EventId, Fence, TaskId};
 use crate::log_limit::LogLimit;
 use crate::metrics;
 
@@ -47,6 +48,8 @@ pub struct Log {
     streams: Streams,
     task: TaskId,
     key: String,
+    /// Who writes: the first event names it.
+    claim: ClaimId,
     place: Place,
     receipt: Arc<Receipt>,
 }
@@ -57,6 +60,8 @@ pub struct Log {
 struct Stamped<'a> {
     event: &'a Encoded,
     appended_ms: u64,
+    /// Of an attempt's first event: the claim that began it.
+    claim: Option<ClaimId>,
 }
 
 impl Stamped<'_> {
@@ -72,6 +77,26 @@ impl Stamped<'_> {
         if let Some(opaque) = opaque {
             command.arg("o").arg(opaque);
         }
+        if let Some(claim) = self.claim {
+            command.arg("c").arg(claim.to_string());
+        }
+    }
+
+    /// An entry's fields are these.
+    fn is(&self, entry: &RawEntry) -> bool {
+        let Encoded { name, data, opaque } = self.event;
+        let (appended, claim) = (self.appended_ms.to_string(), self.claim.map(|id| id.to_string()));
+        [
+            ("e", Some(name.as_str())),
+            ("d", Some(data.as_str())),
+            ("t", Some(appended.as_str())),
+            ("o", opaque.as_deref()),
+            ("c", claim.as_deref()),
+        ]
+        .into_iter()
+        .all(|(field, value)| {
+            entry.field(field).map(|stored| &**stored) == value.map(str::as_bytes)
+        })
     }
 }
 
@@ -87,12 +112,13 @@ const RETRY: Backoff = Backoff { base: Duration::from_millis(20), max: Duration:
 
 impl Streams {
     /// The log of an attempt that has written nothing yet.
-    pub fn log(&self, task: TaskId, attempt: u32) -> Log {
+    pub fn log(&self, task: TaskId, fence: Fence) -> Log {
         Log {
             streams: self.clone(),
             task,
             key: self.keys().task(task),
-            place: Place::new(attempt),
+            claim: fence.claim,
+            place: Place::new(fence.attempt),
             receipt: Arc::default(),
         }
     }
@@ -149,7 +175,8 @@ impl Log {
     ) -> std::result::Result<EventId, Stopped> {
         let started = Instant::now();
         // Once: an append that is repeated has the same bytes.
-        let stamped = Stamped { event, appended_ms: unix_ms() };
+        let claim = (self.place.next().seq == 0).then_some(self.claim);
+        let stamped = Stamped { event, appended_ms: unix_ms(), claim };
         let mut failures = 0;
         loop {
             match self.try_append(stamped, create).await {
@@ -186,7 +213,7 @@ impl Log {
         match answer.and_then(answered) {
             Ok(Value::Nil) => Try::Stopped(Stopped::Gone),
             Ok(_) => Try::Confirmed(generation, at),
-            Err(error) if is_stale_id(&error) => self.find_out().await,
+            Err(error) if is_stale_id(&error) => self.find_out(event).await,
             Err(error) => self.unknown(&error),
         }
     }
@@ -200,7 +227,7 @@ impl Log {
         let events = [(self.place.next(), event)];
         match add_and_expire(&mut connected, &self.streams, self.task, &events).await {
             Ok(()) => Try::Confirmed(connected.generation, Instant::now()),
-            Err(error) if is_stale_id(&error) => self.find_out().await,
+            Err(error) if is_stale_id(&error) => self.find_out(event).await,
             Err(error) => self.unknown(&error),
         }
     }
@@ -225,15 +252,24 @@ impl Log {
         Append { command, bytes, hint: (self.task, next) }
     }
 
-    /// Refused as not above the last: was that ours, or another attempt's?
-    async fn find_out(&self) -> Try {
+    /// Refused as not above the last: was that ours, or another's? Our own number may
+    /// be another's as well ([`Fence`]), so what is at our ID has to be what we sent.
+    async fn find_out(&self, event: Stamped<'_>) -> Try {
         let next = self.place.next();
         let mut connected = match self.streams.connection().await {
             Ok(connected) => connected,
             Err(error) => return self.unknown(&error),
         };
         match last_id(&mut connected, &self.key).await {
-            Ok(Some(last)) if last == next => Try::Confirmed(connected.generation, Instant::now()),
+            Ok(Some(last)) if last == next => match entry(&mut connected, &self.key, next).await {
+                Ok(Some(stored)) if event.is(&stored) => {
+                    Try::Confirmed(connected.generation, Instant::now())
+                }
+                Ok(Some(_)) => Try::Stopped(Stopped::Diverged),
+                // Emptied by somebody: as good as gone.
+                Ok(None) => Try::Stopped(Stopped::Gone),
+                Err(error) => self.unknown(&error),
+            },
             Ok(Some(last)) if last.attempt > next.attempt => Try::Stopped(Stopped::Fenced),
             Ok(Some(last)) if last > next => Try::Stopped(Stopped::Diverged),
             // Gone or emptied since it was refused: try again, and see.
@@ -314,6 +350,13 @@ async fn last_id(connected: &mut Connected, key: &str) -> Result<Option<EventId>
     }
 }
 
+/// The entry at an ID.
+async fn entry(connected: &mut Connected, key: &str, id: EventId) -> Result<Option<RawEntry>> {
+    let id = id.text();
+    let command = cmd("XRANGE").arg(key).arg(&*id).arg(&*id).clone();
+    Ok(raw_entries(answered(connected.send(&command).await?)?).into_iter().next())
+}
+
 impl Streams {
     /// Appends a task's end, which PostgreSQL has committed: any number of
     /// times, by anyone. `events` end with the terminal one; each is the same
@@ -326,8 +369,10 @@ impl Streams {
         let started = Instant::now();
         let mut connected = self.connection().await?;
         let appended_ms = unix_ms();
-        let events: Vec<_> =
-            events.iter().map(|(id, event)| (*id, Stamped { event, appended_ms })).collect();
+        let events: Vec<_> = events
+            .iter()
+            .map(|(id, event)| (*id, Stamped { event, appended_ms, claim: None }))
+            .collect();
         match add_and_expire(&mut connected, self, task, &events).await {
             Ok(()) => {
                 if let Some((_, Stamped { event, .. })) = events.last() {

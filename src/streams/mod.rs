@@ -13,6 +13,7 @@ mod deployment;
 mod entry;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod health;
 mod hint;
 pub mod history;
 pub mod inspect;
@@ -26,6 +27,7 @@ mod resp;
 pub mod tail;
 mod tap;
 pub mod trace;
+mod wrong_server;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +38,8 @@ use tokio_util::sync::CancellationToken;
 use blocking::BlockingPool;
 use deployment::Deployment;
 pub use entry::Entry;
+pub use health::LinkHealth;
+use health::Register;
 use keys::Keys;
 use lane::Lane;
 pub(crate) use lane::Receipt;
@@ -118,6 +122,8 @@ struct Inner {
     ttl: Duration,
     maxlen: u64,
     stop: CancellationToken,
+    /// The connections that there are.
+    register: Register,
 }
 
 impl std::fmt::Debug for Streams {
@@ -164,21 +170,23 @@ impl Streams {
         let deployment = Deployment::new(keys.deployment(), observes);
         let wires = Wires::to(deployment.clone());
         let (link, driver) = Link::new(client.clone(), wires, stop.clone());
+        let register = Register::default();
+        register.link("commands", &link);
         let (lane, appends) = Lane::new(link.clone(), keys.wake());
         tokio::spawn(as_one(driver, appends));
         Ok(Self {
-            inner: Arc::new(Inner { client, keys, deployment, link, lane, ttl, maxlen, stop }),
+            inner: Arc::new(Inner {
+                client,
+                keys,
+                deployment,
+                link,
+                lane,
+                ttl,
+                maxlen,
+                stop,
+                register,
+            }),
         })
-    }
-
-    /// Redis answers.
-    ///
-    /// # Errors
-    /// When it doesn't.
-    pub async fn ping(&self) -> Result<()> {
-        let mut connected = self.inner.link.get(Duration::from_millis(500)).await?;
-        connected.send(&redis::cmd("PING")).await?;
-        Ok(())
     }
 
     async fn connection(&self) -> Result<Connected> {
@@ -189,8 +197,9 @@ impl Streams {
         &self.inner.keys
     }
 
-    fn blocking_pool(&self, size: u32) -> BlockingPool {
-        BlockingPool::new(self.inner.client.clone(), self.inner.deployment.clone(), size)
+    fn blocking_pool(&self, name: &'static str, size: u32) -> BlockingPool {
+        let Inner { client, deployment, register, .. } = &*self.inner;
+        BlockingPool::new(client.clone(), deployment.clone(), register.pool(name), size)
     }
 }
 

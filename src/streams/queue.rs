@@ -233,7 +233,7 @@ impl Streams {
     pub fn consumer(&self, kind: JobKind, worker: WorkerId) -> Consumer {
         Consumer {
             streams: self.clone(),
-            pool: self.blocking_pool(1),
+            pool: self.blocking_pool("jobs", 1),
             name: worker.to_string(),
             key: self.keys().jobs(kind),
             dead: self.keys().dead(kind),
@@ -354,7 +354,7 @@ impl Consumer {
         if let Some(task) = job.task {
             invocation.arg(task.to_string());
         }
-        invocation.invoke_async::<Value>(&mut connected.connection).await?;
+        connected.run(&invocation).await?;
         Ok(())
     }
 
@@ -366,7 +366,7 @@ impl Consumer {
         let mut connected = self.streams.connection().await?;
         let mut invocation = HAND_BACK.key(&self.key);
         invocation.arg(GROUP).arg(entry).arg(task.to_string());
-        invocation.invoke_async::<Value>(&mut connected.connection).await?;
+        connected.run(&invocation).await?;
         Ok(())
     }
 
@@ -406,7 +406,7 @@ impl Consumer {
         let mut connected = self.streams.connection().await?;
         let mut invocation = FORGET.key(&self.key);
         invocation.arg(GROUP).arg(name);
-        invocation.invoke_async::<Value>(&mut connected.connection).await?;
+        connected.run(&invocation).await?;
         Ok(())
     }
 
@@ -417,7 +417,7 @@ impl Consumer {
         for entry in entries {
             invocation.arg(entry);
         }
-        invocation.invoke_async::<Value>(&mut connected.connection).await?;
+        connected.run(&invocation).await?;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use super::{PERSIST, Result, Tasks};
 use crate::domain::answer::Completion;
 use crate::domain::event::Encoded;
 use crate::domain::task::code;
-use crate::domain::{Answer, Event, EventId, MessageId, TaskId, TaskStatus, Usage};
+use crate::domain::{Answer, ClaimId, Event, EventId, MessageId, TaskId, TaskStatus, Usage};
 use crate::log_limit::LogLimit;
 use crate::metrics;
 use crate::store::{EndOutcome, Ending, Final, Orphan, TaskError};
@@ -88,12 +88,14 @@ impl Tasks {
     pub async fn end_attempt(
         &self,
         task: TaskId,
+        claim: ClaimId,
         message: MessageId,
         id: EventId,
         answer: Answer,
         conclusion: Conclusion,
     ) -> bool {
-        let seen = Ending { attempt: id.attempt, status: TaskStatus::Running };
+        let (attempt, status) = (id.attempt, TaskStatus::Running);
+        let seen = Ending { attempt, status, claim: Some(claim) };
         let (mut last, mut terminal) = conclusion.commit(id, message, answer);
         let (mut failures, mut refused) = (0, false);
         loop {

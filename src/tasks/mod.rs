@@ -9,6 +9,7 @@ mod accept;
 mod cancel;
 mod end;
 mod follow;
+mod readiness;
 mod relay;
 mod requeue;
 
@@ -19,6 +20,7 @@ pub use accept::{Accepted, Submission};
 pub use end::Conclusion;
 pub(crate) use follow::forwarded;
 pub use follow::{Follow, Reader, watch_ends};
+pub use readiness::Readiness;
 pub use requeue::Requeued;
 
 use crate::domain::retry::Backoff;
@@ -81,28 +83,13 @@ pub struct Tasks {
     pub streams: Streams,
     deadline: Duration,
     tail: Option<Tail>,
+    readiness: readiness::Last,
 }
 
 impl Tasks {
     /// For a process that runs tasks; `tail` for one that serves streams.
     pub fn new(store: Store, streams: Streams, tail: Option<Tail>, options: &Options) -> Self {
-        Self { store, streams, deadline: options.task_deadline, tail }
-    }
-
-    /// Which of the two stores don't answer.
-    pub async fn unready(&self) -> Vec<&'static str> {
-        let limit = Duration::from_secs(2);
-        let (store, streams) = tokio::join!(
-            tokio::time::timeout(limit, self.store.ping()),
-            tokio::time::timeout(limit, self.streams.ping()),
-        );
-        let mut unready = Vec::new();
-        if !matches!(store, Ok(Ok(()))) {
-            unready.push("PostgreSQL");
-        }
-        if !matches!(streams, Ok(Ok(()))) {
-            unready.push("Redis");
-        }
-        unready
+        let deadline = options.task_deadline;
+        Self { store, streams, deadline, tail, readiness: readiness::Last::default() }
     }
 }

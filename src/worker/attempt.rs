@@ -187,7 +187,7 @@ pub(super) async fn conclude(
     conclusion: Conclusion,
 ) -> Outcome {
     let given_up = conclusion.given_up();
-    if !worker.tasks.end_attempt(task, begun.message, id, answer, conclusion).await {
+    if !worker.tasks.end_attempt(task, begun.claim, begun.message, id, answer, conclusion).await {
         return Outcome::Leave;
     }
     given_up.map_or(Outcome::Over, Outcome::GivenUp)

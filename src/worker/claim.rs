@@ -155,9 +155,9 @@ async fn run_attempt(
 ) {
     let _gauge = metrics::task_running();
     metrics::attempt_started();
-    let (control, guard) = worker.running.add(task, begun.attempt, &job.entry);
+    let (control, guard) = worker.running.add(task, begun.fence(), &job.entry);
     drop(beginning);
-    let number = begun.attempt;
+    let fence = begun.fence();
     let outcome = tokio::select! {
         biased;
         () = control.lost.cancelled() => Outcome::Leave,
@@ -170,14 +170,14 @@ async fn run_attempt(
         Outcome::GivenUp(why) => drop(worker.consumer.bury(job, &why).await),
         Outcome::HandBack => {
             let released =
-                attempt::patiently(|| worker.tasks.store.release(task, number, None)).await;
+                attempt::patiently(|| worker.tasks.store.release(task, fence, None)).await;
             if released.unwrap_or(false) {
                 let _ = worker.consumer.hand_back(&job.entry, task).await;
             }
         }
         Outcome::LeaveToNewer(after) => {
             let released =
-                attempt::patiently(|| worker.tasks.store.release(task, number, Some(after))).await;
+                attempt::patiently(|| worker.tasks.store.release(task, fence, Some(after))).await;
             if released.unwrap_or(false) {
                 // The relay adds it when it is due.
                 let _ = worker.consumer.acknowledge(&job.entry).await;

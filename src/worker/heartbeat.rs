@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
-use crate::domain::TaskId;
+use crate::domain::{Fence, TaskId};
 use crate::log_limit::LogLimit;
 use crate::store::Beat;
 
@@ -64,7 +64,7 @@ async fn beat(worker: &Worker, strays: &mut Vec<(TaskId, u32)>) -> bool {
 
 async fn heed(
     worker: &Worker,
-    attempts: &[(TaskId, u32)],
+    attempts: &[(TaskId, Fence)],
     beat: Beat,
     strays: &mut Vec<(TaskId, u32)>,
 ) {
@@ -72,9 +72,9 @@ async fn heed(
         worker.running.cancel(task);
     }
     for task in beat.lost {
-        if let Some((_, attempt)) = attempts.iter().find(|(mine, _)| *mine == task) {
-            tracing::warn!(%task, attempt, "another attempt has begun; stopping this attempt");
-            worker.running.lose(task, *attempt);
+        if let Some((_, fence)) = attempts.iter().find(|(mine, _)| *mine == task) {
+            tracing::warn!(%task, fence.attempt, "another attempt has begun; stopping this attempt");
+            worker.running.lose(task, *fence);
         }
     }
     // What two beats in a row name is neither just begun nor just ended.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::TaskId;
+use crate::domain::{Fence, TaskId};
 use crate::sync::lock;
 
 /// The switches of one attempt.
@@ -19,7 +19,7 @@ pub(super) struct Control {
 
 #[derive(Debug)]
 struct Entry {
-    attempt: u32,
+    fence: Fence,
     job: String,
     control: Control,
 }
@@ -48,13 +48,13 @@ impl Running {
     }
 
     /// Notes an attempt; it is forgotten when the answered guard is dropped.
-    pub(super) fn add(&self, task: TaskId, attempt: u32, job: &str) -> (Control, Guard<'_>) {
+    pub(super) fn add(&self, task: TaskId, fence: Fence, job: &str) -> (Control, Guard<'_>) {
         let control = Control::default();
-        let entry = Entry { attempt, job: job.to_owned(), control: control.clone() };
+        let entry = Entry { fence, job: job.to_owned(), control: control.clone() };
         if let Some(before) = self.lock().insert(task, entry) {
             before.control.lost.cancel();
         }
-        (control, Guard { running: self, task, attempt })
+        (control, Guard { running: self, task, fence })
     }
 
     /// The job belongs to an attempt that runs here, or is about to.
@@ -77,8 +77,8 @@ impl Running {
     }
 
     /// Tasks and their attempts.
-    pub(super) fn attempts(&self) -> Vec<(TaskId, u32)> {
-        self.lock().iter().map(|(task, entry)| (*task, entry.attempt)).collect()
+    pub(super) fn attempts(&self) -> Vec<(TaskId, Fence)> {
+        self.lock().iter().map(|(task, entry)| (*task, entry.fence)).collect()
     }
 
     /// Jobs to renew.
@@ -95,10 +95,10 @@ impl Running {
         }
     }
 
-    /// Another attempt than `attempt` has begun.
-    pub(super) fn lose(&self, task: TaskId, attempt: u32) {
+    /// Another attempt than this one has begun.
+    pub(super) fn lose(&self, task: TaskId, fence: Fence) {
         if let Some(entry) = self.lock().get(&task)
-            && entry.attempt == attempt
+            && entry.fence == fence
         {
             entry.control.lost.cancel();
         }
@@ -121,13 +121,13 @@ impl Drop for Beginning<'_> {
 pub(super) struct Guard<'a> {
     running: &'a Running,
     task: TaskId,
-    attempt: u32,
+    fence: Fence,
 }
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         let mut running = self.running.lock();
-        if running.get(&self.task).is_some_and(|entry| entry.attempt == self.attempt) {
+        if running.get(&self.task).is_some_and(|entry| entry.fence == self.fence) {
             running.remove(&self.task);
         }
     }

@@ -66,12 +66,14 @@ pub(super) struct Streaming<'a> {
     shown_before: bool,
     /// The model has finished.
     completion: Option<Completion>,
+    /// The stream has an event of this attempt.
+    has_written: bool,
 }
 
 impl<'a> Streaming<'a> {
     pub(super) fn new(worker: &'a Worker, task: TaskId, begun: &'a Begun, start: Start) -> Self {
         let Start { call, dropped_parameters, shown_before } = start;
-        let log = worker.tasks.streams.log(task, begun.attempt);
+        let log = worker.tasks.streams.log(task, begun.fence());
         Self {
             worker,
             task,
@@ -86,6 +88,7 @@ impl<'a> Streaming<'a> {
             dropped_parameters,
             shown_before,
             completion: None,
+            has_written: false,
         }
     }
 
@@ -97,6 +100,9 @@ impl<'a> Streaming<'a> {
             Stop::Failed(error) => self.failed(error).await,
             Stop::Cancelled => self.cancelled().await,
             Stop::Drained => Outcome::HandBack,
+            // The number is another's in the stream (or a higher one is), and ours as
+            // far as PostgreSQL knows: the next one may be free.
+            Stop::Lost if !self.has_written => Outcome::HandBack,
             Stop::Lost => Outcome::Leave,
         }
     }
@@ -218,14 +224,14 @@ impl<'a> Streaming<'a> {
     /// When the attempt is not ours any more.
     fn appended(&mut self, (mut log, outcome): Appended) -> Result<(), ()> {
         match outcome {
-            Ok(_) => {}
+            Ok(_) => self.has_written = true,
             Err(Stopped::Gone) => {
                 let (tasks, task) = (self.worker.tasks.clone(), self.task);
-                let attempt = self.begun.attempt;
+                let fence = self.begun.fence();
                 let answer = self.outbox.written();
                 self.sending = log.free_id();
                 self.appending.set(async move {
-                    let outcome = match patiently(|| tasks.store.owns(task, attempt)).await {
+                    let outcome = match patiently(|| tasks.store.owns(task, fence)).await {
                         Ok(true) => log.revive(&answer).await,
                         _ => Err(Stopped::Fenced),
                     };
@@ -312,12 +318,11 @@ impl<'a> Streaming<'a> {
         let again = failures < self.worker.options.max_failures && !self.shows_in_vain(&error);
         if error.retryable && again {
             let after = wait(&self.worker.options.backoff(), failures, &error);
-            let (tasks, attempt) = (&self.worker.tasks, self.begun.attempt);
+            let (tasks, fence) = (&self.worker.tasks, self.begun.fence());
             let usage = self.call.usage();
-            let queued = patiently(|| {
-                tasks.store.retry(self.task, attempt, failures, after, &reason, usage)
-            })
-            .await;
+            let queued =
+                patiently(|| tasks.store.retry(self.task, fence, failures, after, &reason, usage))
+                    .await;
             return match queued.unwrap_or(RetryOutcome::Refused) {
                 RetryOutcome::Queued => {
                     tracing::info!(%error, ?after, failures, "the attempt failed; another follows");

@@ -15,7 +15,7 @@ async fn who_would_have_ended_a_task_with_another_answer_did_not_end_it() {
     let task = posted.task.parse().expect("a task");
     let message_id = posted.message.parse().expect("a message");
     let store = app.store();
-    let seen = Ending { attempt: 0, status: TaskStatus::Queued };
+    let seen = Ending { attempt: 0, status: TaskStatus::Queued, claim: None };
     let end = |text: &str| Final {
         status: TaskStatus::Cancelled,
         id: EventId::new(1, 1),

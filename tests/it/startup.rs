@@ -184,20 +184,6 @@ async fn commits_are_durable_whatever_the_databases_default_is() {
     sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&app.pool).await.expect("alters");
     let log = starts(&app, &[]).await;
     assert!(!log.contains("synchronous_commit"), "{log}");
-    // A pooler that drops the startup parameter with which rill asks for it.
-    let without_options = |mut bytes: Vec<u8>| {
-        let name = b"\0options\0";
-        if let Some(at) = bytes.windows(name.len()).position(|window| window == name) {
-            bytes[at + 1..at + 8].copy_from_slice(b"ignored");
-            // A setting that PostgreSQL doesn't know, but allows: its name has a dot.
-            bytes[at + 5] = b'.';
-        }
-        bytes
-    };
-    let proxy = between(host(&app.database_url()), without_options, |bytes| bytes).await;
-    let url = app.database_url().replace(&host(&app.database_url()), &proxy.to_string());
-    let says = ["synchronous_commit is off", "ALTER ROLE … SET synchronous_commit = on"];
-    refuses(&app, "worker", &[("DATABASE_URL", &url)], &says).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

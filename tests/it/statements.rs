@@ -39,8 +39,13 @@ pub(crate) fn is_periodic(query: &str) -> bool {
         "WITH turn AS",
         "SELECT id, message_id, attempt, status, cancel",
         "WITH dead AS",
-        // Of each connection that is opened.
+        // Of each connection that is opened, and of one that is tried.
         "SELECT id FROM deployment",
+        "SHOW transaction_read_only",
+        "SET ",
+        // Of a look at the metrics.
+        "SELECT current_setting",
+        "SELECT CASE WHEN NOT current_setting",
     ]
     .iter()
     .any(|start| query.starts_with(start))

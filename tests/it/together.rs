@@ -255,7 +255,7 @@ async fn ends_that_are_committed_together_are_each_committed_as_if_alone() {
         error: failed.then(|| TaskError { code: "x".to_owned(), message: "y".to_owned() }),
         failures: failed.then_some(3),
     };
-    let running = |attempt| Ending { attempt, status: TaskStatus::Running };
+    let running = |attempt| Ending { attempt, status: TaskStatus::Running, claim: None };
     let repeated = end(&tasks[0], "zero", false);
     let first = store.end(tasks[0].task, running(1), &repeated).await.expect("an answer");
     assert!(matches!(first, EndOutcome::Committed(Some(_))), "{first:?}");

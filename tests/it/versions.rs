@@ -53,7 +53,7 @@ impl Newer {
     }
 
     async fn beat(&self) {
-        let mine: Vec<_> = self.begun.iter().map(|begun| (self.task, begun.attempt)).collect();
+        let mine: Vec<_> = self.begun.iter().map(|begun| (self.task, begun.fence())).collect();
         self.store.heartbeat(self.id, LEASE, &mine).await.expect("a heartbeat");
     }
 
@@ -125,7 +125,7 @@ impl Newer {
             error: None,
             failures: None,
         };
-        let seen = Ending { attempt, status: TaskStatus::Running };
+        let seen = Ending { attempt, status: TaskStatus::Running, claim: None };
         let ended = self.store.end(self.task, seen, &last).await.expect("an answer");
         assert!(matches!(ended, rill::store::EndOutcome::Committed(_)), "{ended:?}");
         self.append("done", &fields).await;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{TaskError, attempt, corrupt};
 use crate::domain::message::Parameters;
-use crate::domain::{ClaimId, ConversationId, MessageId, TaskId, Usage, WorkerId};
+use crate::domain::{ClaimId, ConversationId, Fence, MessageId, TaskId, Usage, WorkerId};
 use crate::store::line::Line;
 use crate::store::together::{BRIEFLY, Statement, each};
 use crate::store::{Result, Store, bounded, interval};
@@ -29,8 +29,10 @@ pub enum Begin {
 /// An attempt that has begun.
 #[derive(Debug, Clone)]
 pub struct Begun {
-    /// The attempt's number: our fence.
+    /// The attempt's number.
     pub attempt: u32,
+    /// The claim that began it: with the number, our fence.
+    pub claim: ClaimId,
     /// Failures counted so far, a dead worker's included.
     pub failures: u32,
     /// Where it was said.
@@ -60,6 +62,13 @@ pub enum RetryOutcome {
     Refused,
 }
 
+impl Begun {
+    /// What it is ours by.
+    pub const fn fence(&self) -> Fence {
+        Fence { attempt: self.attempt, claim: self.claim }
+    }
+}
+
 impl Store {
     /// Begins an attempt: of a task that is queued and due, or running under a
     /// worker that has missed its lease. Repeating it with the same claim gives
@@ -86,14 +95,16 @@ impl Store {
     ///
     /// # Errors
     /// When PostgreSQL is away.
-    pub async fn owns(&self, task: TaskId, attempt: u32) -> Result<bool> {
+    pub async fn owns(&self, task: TaskId, fence: Fence) -> Result<bool> {
         bounded("owns", async {
             Ok(sqlx::query_scalar!(
                 r#"SELECT EXISTS (
-                       SELECT FROM tasks WHERE id = $1 AND attempt = $2 AND status = 'running'
+                       SELECT FROM tasks
+                       WHERE id = $1 AND attempt = $2 AND claim_id = $3 AND status = 'running'
                    ) AS "owns!""#,
                 task.0,
-                i64::from(attempt),
+                i64::from(fence.attempt),
+                fence.claim.0,
             )
             .fetch_one(&self.pool)
             .await?)
@@ -109,7 +120,7 @@ impl Store {
     pub async fn retry(
         &self,
         task: TaskId,
-        number: u32,
+        fence: Fence,
         failures: u32,
         after: Duration,
         error: &TaskError,
@@ -122,7 +133,8 @@ impl Store {
                     UPDATE tasks
                     SET status = 'queued', failures = $6, run_after = now() + $3::interval,
                         enqueued_at = NULL, error_code = $4, error_message = $5
-                    WHERE id = $1 AND attempt = $2 AND status = 'running' AND cancel_requested_at IS NULL
+                    WHERE id = $1 AND attempt = $2 AND claim_id = $8 AND status = 'running'
+                      AND cancel_requested_at IS NULL
                     RETURNING id
                 ), counted AS (
                     UPDATE attempts a
@@ -134,12 +146,13 @@ impl Store {
                 SELECT id FROM queued
                 "#,
                 task.0,
-                i64::from(number),
+                i64::from(fence.attempt),
                 interval(after),
                 error.code,
                 error.message,
                 i32::try_from(failures).unwrap_or(i32::MAX),
                 usage.map(Json) as _,
+                fence.claim.0,
             )
             .fetch_optional(&self.pool)
             .await?;
@@ -149,9 +162,10 @@ impl Store {
             // A statement of its own: it sees what a try of ours that ran at the
             // same time has committed.
             let status = sqlx::query_scalar!(
-                "SELECT status FROM tasks WHERE id = $1 AND attempt = $2",
+                "SELECT status FROM tasks WHERE id = $1 AND attempt = $2 AND claim_id = $3",
                 task.0,
-                i64::from(number),
+                i64::from(fence.attempt),
+                fence.claim.0,
             )
             .fetch_optional(&self.pool)
             .await?;
@@ -173,7 +187,7 @@ impl Store {
     pub async fn release(
         &self,
         task: TaskId,
-        number: u32,
+        fence: Fence,
         after: Option<Duration>,
     ) -> Result<bool> {
         bounded("release", async {
@@ -183,7 +197,7 @@ impl Store {
                     UPDATE tasks
                     SET status = 'queued', run_after = now() + $3::interval,
                         enqueued_at = CASE WHEN $3::interval IS NULL THEN now() END
-                    WHERE id = $1 AND attempt = $2 AND status = 'running'
+                    WHERE id = $1 AND attempt = $2 AND claim_id = $4 AND status = 'running'
                     RETURNING id
                 ), counted AS (
                     UPDATE attempts a
@@ -193,12 +207,14 @@ impl Store {
                     WHERE a.task_id = queued.id AND a.number = $2 AND a.ended_at IS NULL
                 )
                 SELECT EXISTS (SELECT FROM queued) OR EXISTS (
-                    SELECT FROM tasks WHERE id = $1 AND attempt = $2 AND status = 'queued'
+                    SELECT FROM tasks
+                    WHERE id = $1 AND attempt = $2 AND claim_id = $4 AND status = 'queued'
                 ) AS "queued!"
                 "#,
                 task.0,
-                i64::from(number),
+                i64::from(fence.attempt),
                 after.map(interval),
+                fence.claim.0,
             )
             .fetch_one(&self.pool)
             .await?)
@@ -309,7 +325,7 @@ impl Statement for BeginAttempt {
                     FROM begun
                     ON CONFLICT DO NOTHING
                 )
-                SELECT seen.id, seen.orphaned OR seen.due AS "later!",
+                SELECT seen.id, seen.claim_id AS "claim_id!", seen.orphaned OR seen.due AS "later!",
                        begun.attempt AS "attempt?", begun.failures AS "failures?",
                        begun.conversation_id AS "conversation_id?", begun.message_id AS "message_id?",
                        begun.model AS "model?",
@@ -350,6 +366,7 @@ impl Statement for BeginAttempt {
                     ) => attempt(number).and_then(|attempt| {
                         Ok(Begin::Begun(Box::new(Begun {
                             attempt,
+                            claim: ClaimId(row.claim_id),
                             failures: u32::try_from(failures).map_err(corrupt)?,
                             conversation: ConversationId(conversation),
                             message: MessageId(message),

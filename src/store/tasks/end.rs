@@ -11,7 +11,7 @@ use super::TaskError;
 use crate::domain::answer::ToolCall;
 use crate::domain::event::json;
 use crate::domain::opaque::OpaqueData;
-use crate::domain::{Answer, EventId, TaskId, TaskStatus, Usage};
+use crate::domain::{Answer, ClaimId, EventId, TaskId, TaskStatus, Usage};
 use crate::store::line::Line;
 use crate::store::together::{BRIEFLY, Statement, each, weight_of};
 use crate::store::{Result, Store, bounded};
@@ -44,6 +44,8 @@ pub struct Ending {
     pub attempt: u32,
     /// The status that was seen.
     pub status: TaskStatus,
+    /// The claim that began the attempt, where it is one's own.
+    pub claim: Option<ClaimId>,
 }
 
 /// What became of an ending.
@@ -129,11 +131,12 @@ impl Statement for End {
                         failures = coalesce(l.failures, t.failures)
                     FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[],
                                 $7::text[], $8::jsonb[], $9::text[], $10::text[], $11::int[], $12::text[],
-                                $13::text[], $14::jsonb[], $15::text[], $16::text[])
+                                $13::text[], $14::jsonb[], $15::text[], $16::text[], $17::uuid[])
                          AS l (task_id, seen_attempt, seen_status, status, attempt, id, data, usage,
                                error_code, error_message, failures, answer, reasoning, tool_calls,
-                               finish_reason, opaque)
+                               finish_reason, opaque, claim_id)
                     WHERE t.id = l.task_id AND t.attempt = l.seen_attempt AND t.status = l.seen_status
+                      AND (l.claim_id IS NULL OR t.claim_id = l.claim_id)
                     RETURNING t.id, t.message_id, t.created_at, t.attempt, t.status, t.error_code, t.usage,
                               l.seen_attempt, l.answer, l.reasoning, l.tool_calls, l.finish_reason,
                               l.opaque
@@ -172,6 +175,7 @@ impl Statement for End {
                 &each(&ends, |end| end.tool_calls()) as _,
                 &each(&ends, |end| end.last.finish_reason.as_deref()) as _,
                 &each(&ends, |end| end.opaque()) as _,
+                &each(&ends, |end| end.seen.claim.map(|claim| claim.0)) as _,
             )
             .fetch_all(&mut line.connection)
             .await?;

@@ -97,6 +97,7 @@ impl Store {
                         seen: Ending {
                             attempt: attempt(row.attempt)?,
                             status: row.status.parse().map_err(corrupt)?,
+                            claim: None,
                         },
                     };
                     Ok((orphan, row.cancelled))

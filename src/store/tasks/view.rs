@@ -48,7 +48,7 @@ pub struct Task {
 impl Task {
     /// The state that an ending by a non-owner expects.
     pub const fn seen(&self) -> Ending {
-        Ending { attempt: self.attempt, status: self.status }
+        Ending { attempt: self.attempt, status: self.status, claim: None }
     }
 }
 

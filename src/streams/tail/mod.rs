@@ -127,6 +127,7 @@ impl Tail {
             Reads::new(client.clone(), streams.inner.deployment.clone(), on_message, stop.clone())
         };
         let (catch_up, driver) = reads(Arc::new(|_: &[u8]| ()));
+        streams.inner.register.link("catching up", &catch_up.link);
         tokio::spawn(driver);
         let mut driver = None;
         let shared = Arc::new_cyclic(|weak: &std::sync::Weak<Shared>| {
@@ -137,6 +138,7 @@ impl Tail {
                 }
             });
             let (reads, reading) = reads(on_hints);
+            streams.inner.register.link("hints and reads", &reads.link);
             driver = Some(reading);
             Shared {
                 streams: streams.clone(),
@@ -163,7 +165,7 @@ impl Tail {
             tokio::spawn(as_one(driver, hinted::read_dirty(shared.clone())));
         }
         spawn(Box::pin(hinted::keep_subscribed(shared.clone())));
-        let pool = streams.blocking_pool(options.blocking_connections);
+        let pool = streams.blocking_pool("blocking reads", options.blocking_connections);
         for shard in 0..shared.shards.len() {
             spawn(Box::pin(blocker::run(shared.clone(), pool.clone(), shard)));
         }

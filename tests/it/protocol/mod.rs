@@ -20,6 +20,7 @@
 //! real `Splice` ([`reader`]).
 
 mod actions;
+mod fence;
 mod joint;
 mod log;
 mod model;

@@ -23,6 +23,7 @@ pub(crate) struct Builder {
     environment: Vec<(String, String)>,
     workers: usize,
     redis_url: String,
+    database_url: Option<String>,
     database_through: Option<std::net::SocketAddr>,
     redis_through: Option<std::net::SocketAddr>,
 }
@@ -41,6 +42,12 @@ impl Builder {
 
     pub(crate) fn redis(mut self, url: String) -> Self {
         self.redis_url = url;
+        self
+    }
+
+    /// A PostgreSQL of its own: a superuser's URL.
+    pub(crate) fn database(mut self, url: &str) -> Self {
+        self.database_url = Some(url.to_owned());
         self
     }
 
@@ -63,7 +70,7 @@ impl Builder {
 
     pub(crate) async fn start(self) -> App {
         let name = format!("t_{}", Uuid::new_v4().simple());
-        let admin_url = service("DATABASE_URL");
+        let admin_url = self.database_url.unwrap_or_else(|| service("DATABASE_URL"));
         create_database(&admin_url, &name).await;
         let database_url = replace_path(&admin_url, &name);
         let for_rill = match self.database_through {
@@ -143,12 +150,25 @@ pub(crate) struct Posted {
     pub(crate) stream_url: String,
 }
 
+impl Posted {
+    fn of(conversation: &str, answer: &Value) -> Self {
+        let field = |name: &str| answer[name].as_str().expect("a text").to_owned();
+        Self {
+            conversation: conversation.to_owned(),
+            message: field("message_id"),
+            task: field("task_id"),
+            stream_url: field("stream_url"),
+        }
+    }
+}
+
 impl App {
     pub(crate) fn builder() -> Builder {
         Builder {
             environment: Vec::new(),
             workers: 1,
             redis_url: service("REDIS_URL"),
+            database_url: None,
             database_through: None,
             redis_through: None,
         }
@@ -278,13 +298,30 @@ impl App {
         let path = format!("/v1/conversations/{conversation}/messages");
         let (status, answer) = self.post(&path, body).await;
         assert_eq!(status, 202, "{answer}");
-        let field = |name: &str| answer[name].as_str().expect("a text").to_owned();
-        Posted {
-            conversation: conversation.to_owned(),
-            message: field("message_id"),
-            task: field("task_id"),
-            stream_url: field("stream_url"),
+        Posted::of(conversation, &answer)
+    }
+
+    /// As [`App::say`], where it may be refused because a store is away.
+    pub(crate) async fn try_say(&self, content: &str) -> Option<Posted> {
+        let (status, body) = self.post("/v1/conversations", json!({})).await;
+        if status != 201 {
+            assert_eq!(status, 503, "{body}");
+            return None;
         }
+        let conversation = body["id"].as_str().expect("an ID");
+        let path = format!("/v1/conversations/{conversation}/messages");
+        let (status, body) = self.post(&path, json!({ "content": content })).await;
+        if status != 202 {
+            assert_eq!(status, 503, "{body}");
+            return None;
+        }
+        Some(Posted::of(conversation, &body))
+    }
+
+    pub(crate) async fn cancel(&self, posted: &Posted) {
+        let path = format!("/v1/tasks/{}/cancel", posted.task);
+        let (status, body) = self.post(&path, json!({})).await;
+        assert!(status < 300, "{status} {body}");
     }
 
     pub(crate) fn reader(&self, posted: &Posted) -> Reader {

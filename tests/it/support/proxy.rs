@@ -62,7 +62,8 @@ struct Armed {
 }
 
 struct Shared {
-    target: String,
+    /// Where new connections lead.
+    target: Mutex<String>,
     postgres: bool,
     weather: watch::Sender<Weather>,
     cut: Mutex<CancellationToken>,
@@ -79,10 +80,9 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Before the server of a `redis:` or `postgres:` URL.
     pub(crate) async fn before(url: &str) -> Self {
-        let url = reqwest::Url::parse(url).expect("a URL");
         let shared = Arc::new(Shared {
-            target: format!("{}:{}", url.host_str().expect("a host"), url.port().expect("a port")),
-            postgres: url.scheme().starts_with("postgres"),
+            target: Mutex::new(target(url)),
+            postgres: url.starts_with("postgres"),
             weather: watch::Sender::new(Weather::Clear),
             cut: Mutex::default(),
             thaw: Notify::new(),
@@ -97,6 +97,12 @@ impl Proxy {
             }
         });
         Self { address, shared }
+    }
+
+    /// As a switch does behind one address: new connections lead to another server,
+    /// those that there are stay.
+    pub(crate) fn lead_to(&self, url: &str) {
+        *self.shared.target.lock().expect("a target") = target(url);
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -143,6 +149,11 @@ impl Proxy {
     }
 }
 
+fn target(url: &str) -> String {
+    let url = reqwest::Url::parse(url).expect("a URL");
+    format!("{}:{}", url.host_str().expect("a host"), url.port().expect("a port"))
+}
+
 /// One connection.
 struct Carried {
     shared: Arc<Shared>,
@@ -156,7 +167,8 @@ async fn carry(shared: Arc<Shared>, client: TcpStream) {
         return;
     }
     let cut = shared.cut.lock().expect("cut").clone();
-    let Ok(server) = TcpStream::connect(&shared.target).await else { return };
+    let target = shared.target.lock().expect("a target").clone();
+    let Ok(server) = TcpStream::connect(&target).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();

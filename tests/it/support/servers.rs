@@ -111,12 +111,21 @@ impl PrivatePostgres {
 
     /// With `fsync` on, it waits for the disk as it does in production.
     pub(crate) fn start_with(fsync: &str) -> Self {
+        Self::started(&[("FSYNC", fsync)])
+    }
+
+    /// A standby of the server at `url`, which streams from it.
+    pub(crate) fn standby_of(url: &str) -> Self {
+        Self::started(&[("STANDBY_OF", url)])
+    }
+
+    fn started(environment: &[(&str, &str)]) -> Self {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut script = std::process::Command::new(root.join("scripts/with-services"))
             .args(["sh", "-c", "echo $DATABASE_URL; exec cat"])
             .env_remove("DATABASE_URL")
             .env("REDIS_URL", "redis://127.0.0.1:1")
-            .env("FSYNC", fsync)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -131,6 +140,15 @@ impl PrivatePostgres {
 
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Runs statements as a superuser, each by itself.
+    pub(crate) async fn execute(&self, statements: &[&'static str]) {
+        use sqlx::{Connection, Executor};
+        let mut admin = sqlx::PgConnection::connect(&self.url).await.expect("PostgreSQL answers");
+        for statement in statements {
+            admin.execute(*statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+        }
     }
 }
 
