@@ -21,6 +21,7 @@ mod outages;
 mod properties;
 mod protocol;
 mod providers;
+mod proxies;
 mod readme;
 mod recovery;
 mod retries;
