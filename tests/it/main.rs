@@ -7,6 +7,7 @@
 mod answers;
 mod cancel;
 mod chaos;
+mod compose;
 mod deployment;
 mod drain;
 mod ends;
