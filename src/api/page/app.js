@@ -94,7 +94,7 @@ const composer = new Composer({
       return false;
     }
   },
-  models: (list) => suggest($("#suggestions"), list, (prompt) => composer.giveBack(prompt)),
+  models: (chosen) => suggest($("#suggestions"), chosen, (prompt) => composer.giveBack(prompt)),
 });
 
 function buttons() {
