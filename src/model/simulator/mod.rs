@@ -1,7 +1,8 @@
 //! A model that isn't one: OpenAI's chat completions with scripted words,
 //! speed and failures. For trying rill out, for tests and for benchmarks.
 //!
-//! The prompt directs it, by `[[…]]` in the last user message: [`help`] has the tables.
+//! The prompt directs it, by `[[…]]` in the last user message; `help.rs` has the tables, as
+//! has `docs/simulator.md`.
 //!
 //! With `--strict` it refuses each request that some real server would, and
 //! says why.
