@@ -69,7 +69,8 @@ pub struct Options {
 
     /// A model that may be used, by its public name; its upstream may be left
     /// out when there is one (or "openai"), its name there when it is the same.
-    /// The first one is the default [default at api.openai.com: gpt-4o-mini]
+    /// The first one is the default [default at api.openai.com: gpt-4o-mini; of an Azure
+    /// deployment's URL: the deployment]
     #[arg(
         long = "model",
         env = "RILL_MODELS",
@@ -207,7 +208,7 @@ impl Options {
     }
 
     /// The models, but for the simulator's where it isn't named.
-    fn specs(&self, upstreams: &Upstreams) -> Result<Vec<&str>, Error> {
+    fn specs<'a>(&'a self, upstreams: &'a Upstreams) -> Result<Vec<&'a str>, Error> {
         let specs: Vec<_> = given(&self.models).collect();
         match upstreams.preferred() {
             None if upstreams.simulator.is_none() => Err(Error::Nothing),
@@ -215,6 +216,9 @@ impl Options {
             None => Ok(Vec::new()),
             Some(one) if upstreams.real.len() == 1 && one.url == OPENAI_URL => {
                 Ok(vec![OPENAI_MODEL])
+            }
+            Some(one) if upstreams.real.len() == 1 && one.deployment().is_some() => {
+                Ok(one.deployment().into_iter().collect())
             }
             Some(one) => Err(Error::NoModels { upstream: one.name.clone(), url: one.address() }),
         }

@@ -17,6 +17,7 @@ mod faults;
 mod late;
 mod layering;
 mod load_client;
+mod make_run;
 mod operators;
 mod outages;
 mod properties;

@@ -55,6 +55,16 @@ fn another_server_s_models_must_be_named() {
 }
 
 #[test]
+fn an_azure_deployment_s_url_names_its_model() {
+    let base = "https://me.openai.azure.com/openai/deployments/my-4o?api-version=2024-10-21";
+    let found = catalog(base, "0a1b", &[], &[]).expect("a catalog");
+    assert_eq!(described(&found), ["my-4o (openai/my-4o)"]);
+    let named = catalog(base, "0a1b", &[], &["best=openai/my-4o"]).expect("a catalog");
+    assert_eq!(described(&named), ["best (openai/my-4o)"]);
+    assert!(complaint(catalog(base, "", &["b=http://y"], &[])).contains("RILL_MODELS"));
+}
+
+#[test]
 fn models_find_their_upstreams() {
     let upstreams = ["local=http://localhost:1/v1", "big=https://example.org/api"];
     let models = ["fast=local", "meta/llama=big/meta-llama/Llama-3:free", "gpt=openai/gpt-5", "o"];

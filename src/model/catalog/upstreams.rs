@@ -39,6 +39,12 @@ impl Upstream {
         Ok(upstream)
     }
 
+    /// The only model that is there: Azure's classic URLs are of one deployment.
+    pub(super) fn deployment(&self) -> Option<&str> {
+        let (_, rest) = self.url.split_once("/openai/deployments/")?;
+        rest.split(['/', '?']).next().filter(|name| !name.is_empty())
+    }
+
     /// Its base URL, without what may be secret.
     pub(super) fn address(&self) -> String {
         self.url.split('?').next().unwrap_or_default().to_owned()
