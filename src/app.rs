@@ -37,14 +37,20 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Up(options) => up(*options, stop).await,
         Command::Api(options) => serve(*options, stop).await,
         Command::Worker(options) => work(*options, stop).await,
-        Command::Migrate(options) => migrate(&Store::new(&options)?).await,
+        Command::Migrate(options) => {
+            let store = Store::new(&options)?;
+            shutdown::unless_stopped(&stop, "migrating", migrate(&store)).await
+        }
         Command::Openapi
+        | Command::Models(_)
         | Command::Queue(_)
         | Command::Workers(_)
         | Command::Dead(_)
         | Command::Task(_) => Ok(()),
         Command::Simulate(options) => simulate(options, stop).await,
-        Command::Healthcheck(options) => healthcheck(&options.url).await,
+        Command::Healthcheck(options) => {
+            shutdown::unless_stopped(&stop, "asking", healthcheck(&options.url)).await
+        }
     }
 }
 
@@ -53,12 +59,17 @@ async fn operate(cli: &Cli) -> Option<anyhow::Result<()>> {
     let command = &cli.command;
     if matches!(
         command,
-        Command::Queue(_) | Command::Workers(_) | Command::Dead(_) | Command::Task(_)
+        Command::Models(_)
+            | Command::Queue(_)
+            | Command::Workers(_)
+            | Command::Dead(_)
+            | Command::Task(_)
     ) && let Err(error) = telemetry::install(&cli.telemetry.clone().quiet())
     {
         return Some(Err(error));
     }
     let answered = match command {
+        Command::Models(options) => operate::models::models(options),
         Command::Queue(options) => operate::queue(options).await,
         Command::Workers(options) => operate::workers(options).await,
         Command::Dead(options) => operate::dead::dead(options).await,
@@ -79,6 +90,9 @@ fn open(stores: &Stores, closing: &CancellationToken) -> anyhow::Result<(Store, 
     tokio::spawn(async move { closing.run_until_cancelled(introduced).await });
     Ok((store, streams))
 }
+
+/// What a process does before it serves.
+const STARTING: &str = "starting";
 
 /// What opens most files: a connection of a client's each, or one to a model.
 const CONNECTIONS: &str = "--max-connections";
@@ -120,10 +134,14 @@ async fn up(options: cli::Up, stop: CancellationToken) -> anyhow::Result<()> {
     let listener = listen(options.api.listen, "--listen (or PORT with make run)")?;
     let closing = CancellationToken::new();
     let (store, streams) = open(&options.stores, &closing)?;
-    migrate(&store).await?;
-    startup::check(&store, &streams, &options.checks).await?;
+    let prepared = async {
+        migrate(&store).await?;
+        Ok(startup::check(&store, &streams, &options.checks).await?)
+    };
+    shutdown::unless_stopped(&stop, STARTING, prepared).await?;
     let simulated = TaskTracker::new();
-    let catalog = if options.models.name_no_upstream() {
+    let mut models = options.models;
+    if models.name_no_upstream() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
         simulated.spawn(simulator::serve(
@@ -135,10 +153,9 @@ async fn up(options: cli::Up, stop: CancellationToken) -> anyhow::Result<()> {
             "no model is configured: the built-in simulator answers, with invented text. \
              Set OPENAI_API_KEY or OPENAI_BASE_URL for a real one"
         );
-        Catalog::simulator(&url)?
-    } else {
-        options.models.catalog()?
-    };
+        models.simulator_url = Some(url);
+    }
+    let catalog = models.catalog()?;
     announce(&catalog);
     let catalog = Arc::new(catalog);
     let tail = Tail::start(&streams, &options.tail);
@@ -162,7 +179,8 @@ async fn serve(options: cli::Api, stop: CancellationToken) -> anyhow::Result<()>
     let catalog = Arc::new(options.models.catalog()?);
     let closing = CancellationToken::new();
     let (store, streams) = open(&options.stores, &closing)?;
-    startup::check(&store, &streams, &options.checks).await?;
+    let checked = async { Ok(startup::check(&store, &streams, &options.checks).await?) };
+    shutdown::unless_stopped(&stop, STARTING, checked).await?;
     let tail = Tail::start(&streams, &options.tail);
     let tasks = Tasks::new(store.clone(), streams, Some(tail.clone()), &options.stores.tasks);
     serve_api(listener, options.api, tasks, tail, catalog, metrics, stop)?.await;
@@ -179,7 +197,8 @@ async fn work(options: cli::Worker, stop: CancellationToken) -> anyhow::Result<(
     announce(&catalog);
     let closing = CancellationToken::new();
     let (store, streams) = open(&options.stores, &closing)?;
-    startup::check(&store, &streams, &options.checks).await?;
+    let checked = async { Ok(startup::check(&store, &streams, &options.checks).await?) };
+    shutdown::unless_stopped(&stop, STARTING, checked).await?;
     let tasks = Tasks::new(store.clone(), streams, None, &options.stores.tasks);
     let probes = TaskTracker::new();
     if let Some(address) = options.metrics_listen {
@@ -227,7 +246,17 @@ fn serve_api(
     Ok(async move {
         tracing::info!("rill is at http://{address} (the API's documentation at /docs)");
         let watch = tokio::spawn(crate::tasks::watch_ends(tasks, tail));
+        let grace = humantime::format_duration(limits.drain_timeout);
+        let announced = stop.clone();
+        let announcing = tokio::spawn(async move {
+            announced.cancelled().await;
+            tracing::info!(
+                "the API accepts nobody more: streams end, requests have {grace}; readers come \
+                 back to another API, or to the next one"
+            );
+        });
         http::serve(listener, api::endpoint(state), limits, stop).await;
+        announcing.abort();
         watch.abort();
     })
 }

@@ -45,6 +45,8 @@ pub enum Command {
     Simulate(simulator::Options),
     /// Asks a process whether it is ready; exit status 0 if it is
     Healthcheck(Healthcheck),
+    /// The models that the options describe, or what is wrong with them; starts nothing
+    Models(operate::models::Options),
     /// How much is waiting and running, for how long, and who works on it
     Queue(operate::Options),
     /// The workers: who is alive, and what they have

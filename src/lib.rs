@@ -16,7 +16,7 @@
 //! | [`tasks`] | what spans both stores: accept, end, cancel, relay, follow; a file each | [`store`], [`streams`] |
 //! | [`worker`] | the loops that run tasks: claim, attempt, heartbeat, upkeep | [`tasks`], [`model`] |
 //! | [`api`] | HTTP resources, event streams, problems, the document, the chat page | [`tasks`], `poem` |
-//! | [`operate`] | operators' commands (`queue`, `workers`, `dead`, `task`), and what a start checks | [`tasks`] |
+//! | [`operate`] | operators' commands (`queue`, `workers`, `dead`, `task`, `models`), and what a start checks | [`tasks`], [`model`] |
 //! | [`http`] | the accept loop under the API and the simulator | `hyper`, `poem` |
 //! | [`cli`], [`app`] | options and roles; one function a role puts the parts together | everything |
 //! | `fuzz` | targets for whatever parses outside input; in tests and for `make fuzz` only | the parsers |

@@ -3,9 +3,11 @@
 //!
 //! Built once at start from [`Options`], and then fixed.
 
+mod address;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod upstreams;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,9 +15,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use self::error::Error;
+use self::upstreams::{Upstream, Upstreams};
 use super::ChatModel;
-use super::openai::profile::{Known, Profile};
-use super::openai::{ApiKey, HttpOptions, OpenAi, http_client};
+use super::openai::profile::Profile;
+use super::openai::{ApiKey, HttpOptions, http_client};
 use crate::config::Secret;
 
 /// OpenAI's own server, used when only a key is given.
@@ -66,7 +69,8 @@ pub struct Options {
 
     /// A model that may be used, by its public name; its upstream may be left
     /// out when there is one (or "openai"), its name there when it is the same.
-    /// The first one is the default [default at api.openai.com: gpt-4o-mini]
+    /// The first one is the default [default at api.openai.com: gpt-4o-mini; of an Azure
+    /// deployment's URL: the deployment]
     #[arg(
         long = "model",
         env = "RILL_MODELS",
@@ -91,6 +95,11 @@ pub struct Options {
     /// a private CA's
     #[arg(long, env = "RILL_UPSTREAM_CA", value_name = "FILE")]
     pub upstream_ca: Option<PathBuf>,
+
+    /// The address of a `rill simulate`: its invented answers are there as the model
+    /// "simulator", behind all others
+    #[arg(long, env = "RILL_SIMULATOR_URL", value_name = "URL")]
+    pub simulator_url: Option<String>,
 }
 
 /// A model that may be used.
@@ -100,6 +109,8 @@ pub struct Model {
     pub name: String,
     /// The name of its upstream.
     pub upstream: String,
+    /// The upstream's base URL, without what may be secret.
+    pub address: String,
     /// Its name there, for [`super::ChatRequest::model`].
     pub remote: String,
     /// How it is spoken to.
@@ -127,20 +138,6 @@ impl Catalog {
         Self { default, others }
     }
 
-    /// The built-in simulator at `url` (its address, as `http://host:port`).
-    ///
-    /// # Errors
-    /// When the URL isn't one, or the HTTP client can't be set up.
-    pub fn simulator(url: &str) -> Result<Self, Error> {
-        let url = base_url(SIMULATOR, &format!("{}/v1", url.trim_end_matches('/')))?;
-        // It is on this machine: no proxy reaches it.
-        let server = OpenAi::new(http_client(HttpOptions::default())?, &url, ApiKey::None);
-        let profile = Known::by_name(SIMULATOR).map(Known::profile).unwrap_or_default();
-        let chat = Arc::new(server.with_profile(profile.clone()));
-        let (name, upstream, remote) = (SIMULATOR.into(), SIMULATOR.into(), SIMULATOR.into());
-        Ok(Self::new(Model { name, upstream, remote, profile, chat }, Vec::new()))
-    }
-
     /// The model for requests that name none.
     pub fn default_model(&self) -> &Model {
         &self.default
@@ -161,7 +158,9 @@ impl Options {
     /// Nothing says where models are. (What is set but empty counts as unset:
     /// compose files write `${OPENAI_API_KEY:-}`.)
     pub fn name_no_upstream(&self) -> bool {
-        !self.name_openai() && given(&self.upstreams).next().is_none()
+        !self.name_openai()
+            && given(&self.upstreams).next().is_none()
+            && self.simulator_url().is_none()
     }
 
     /// The models that the options describe, with keys from the environment.
@@ -183,36 +182,46 @@ impl Options {
         http: &reqwest::Client,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Catalog, Error> {
-        let upstreams = self.upstreams(http, environment)?;
-        let Some(preferred) = upstreams.get(OPENAI).or_else(|| upstreams.values().next()) else {
-            return Err(Error::Nothing);
-        };
-        let specs: Vec<&str> = match given(&self.models).collect::<Vec<_>>() {
-            specs if !specs.is_empty() => specs,
-            _ if upstreams.len() == 1 && preferred.url == OPENAI_URL => vec![OPENAI_MODEL],
-            _ => {
-                let Upstream { name, url, .. } = preferred;
-                return Err(Error::NoModels { upstream: name.clone(), url: url.clone() });
-            }
-        };
-        let mut models: Vec<Model> = Vec::with_capacity(specs.len());
+        let simulator = self.simulator_url().map(Upstream::simulator).transpose()?;
+        let upstreams = Upstreams { real: self.upstreams(http, environment)?, simulator };
+        let mut models: Vec<Model> = Vec::new();
         let profiles = self.profiles()?;
-        for spec in specs {
+        for spec in self.specs(&upstreams)? {
             let model = model(spec, &upstreams, &profiles)?;
             if models.iter().any(|other| other.name == model.name) {
                 return Err(Error::Twice { what: "model", name: model.name, hint: "" });
             }
             models.push(model);
         }
+        if upstreams.simulator.is_some() && models.iter().all(|model| model.name != SIMULATOR) {
+            models.push(model(SIMULATOR, &upstreams, &profiles)?);
+        }
         for name in profiles.keys() {
-            if !upstreams.contains_key(name) && models.iter().all(|model| model.name != *name) {
+            if upstreams.get(name).is_none() && models.iter().all(|model| model.name != *name) {
                 let reason = "there is no upstream and no model of that name".to_owned();
                 return Err(Error::Profile { spec: name.clone(), reason });
             }
         }
-        // There is at least one spec.
+        // There is at least one.
         let others = models.split_off(1);
         models.pop().map(|default| Catalog::new(default, others)).ok_or(Error::Nothing)
+    }
+
+    /// The models, but for the simulator's where it isn't named.
+    fn specs<'a>(&'a self, upstreams: &'a Upstreams) -> Result<Vec<&'a str>, Error> {
+        let specs: Vec<_> = given(&self.models).collect();
+        match upstreams.preferred() {
+            None if upstreams.simulator.is_none() => Err(Error::Nothing),
+            _ if !specs.is_empty() => Ok(specs),
+            None => Ok(Vec::new()),
+            Some(one) if upstreams.real.len() == 1 && one.url == OPENAI_URL => {
+                Ok(vec![OPENAI_MODEL])
+            }
+            Some(one) if upstreams.real.len() == 1 && one.deployment().is_some() => {
+                Ok(one.deployment().into_iter().collect())
+            }
+            Some(one) => Err(Error::NoModels { upstream: one.name.clone(), url: one.address() }),
+        }
     }
 
     fn upstreams(
@@ -248,6 +257,10 @@ impl Options {
                 return Err(Error::Twice { what: "upstream", name: name.into(), hint });
             }
         }
+        if self.simulator_url().is_some() && upstreams.contains_key(SIMULATOR) {
+            let hint = " (\"simulator\" is RILL_SIMULATOR_URL's)";
+            return Err(Error::Twice { what: "upstream", name: SIMULATOR.into(), hint });
+        }
         Ok(upstreams)
     }
 
@@ -281,23 +294,12 @@ impl Options {
         self.openai_base_url.as_deref().map(str::trim).filter(|url| !url.is_empty())
     }
 
+    fn simulator_url(&self) -> Option<&str> {
+        self.simulator_url.as_deref().map(str::trim).filter(|url| !url.is_empty())
+    }
+
     fn key(&self) -> Option<&Secret> {
         self.openai_api_key.as_ref().filter(|key| !key.expose().is_empty())
-    }
-}
-
-/// A server.
-struct Upstream {
-    name: String,
-    url: String,
-    server: OpenAi,
-}
-
-impl Upstream {
-    fn new(http: &reqwest::Client, name: &str, url: &str, key: ApiKey) -> Result<Self, Error> {
-        let url = base_url(name, url)?;
-        let server = OpenAi::new(http.clone(), &url, key);
-        Ok(Self { name: name.to_owned(), url, server })
     }
 }
 
@@ -314,7 +316,7 @@ fn api_key(upstream: &str, key: Option<Secret>, file: Option<PathBuf>) -> Result
 /// `NAME[=UPSTREAM[/REMOTE]]`; both names may have slashes of their own.
 fn model(
     spec: &str,
-    upstreams: &BTreeMap<String, Upstream>,
+    upstreams: &Upstreams,
     profiles: &BTreeMap<String, Profile>,
 ) -> Result<Model, Error> {
     let (name, place) = match spec.split_once('=') {
@@ -335,23 +337,20 @@ fn model(
             return Err(Error::Name { what: "model", name: name.into(), rule });
         }
     }
-    let known = || upstreams.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let upstream = match upstream {
         Some(upstream) => upstreams.get(upstream).ok_or_else(|| Error::UnknownUpstream {
             model: name.into(),
             upstream: upstream.into(),
-            known: known(),
+            known: upstreams.names(),
         })?,
-        None => upstreams
-            .get(OPENAI)
-            .or_else(|| upstreams.values().next().filter(|_| upstreams.len() == 1))
-            .ok_or_else(|| Error::WhichUpstream { model: name.into(), known: known() })?,
+        None => upstreams.of_model(name)?,
     };
     let profile = profiles.get(name).or_else(|| profiles.get(&upstream.name)).cloned();
-    let profile = profile.unwrap_or_else(|| Known::of_url(&upstream.url).profile());
+    let profile = profile.unwrap_or_else(|| upstream.known.profile());
     Ok(Model {
         name: name.to_owned(),
         upstream: upstream.name.clone(),
+        address: upstream.address(),
         remote: remote.to_owned(),
         chat: Arc::new(upstream.server.clone().with_profile(profile.clone())),
         profile,
@@ -369,30 +368,6 @@ fn key_variable(upstream: &str) -> String {
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
         .collect();
     format!("RILL_UPSTREAM_{name}_API_KEY")
-}
-
-/// `url` without a slash at its end, if requests can be built upon it.
-fn base_url(upstream: &str, url: &str) -> Result<String, Error> {
-    let wrong = |reason: &str| Error::Url {
-        upstream: upstream.to_owned(),
-        // What is before an @ may be a password.
-        url: url.rsplit_once('@').map_or(url.to_owned(), |(_, rest)| format!("…@{rest}")),
-        reason: reason.to_owned(),
-    };
-    let parsed = reqwest::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
-    if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() {
-        return Err(wrong("it must begin with http:// or https://"));
-    }
-    if !parsed.username().is_empty() || parsed.password().is_some() {
-        return Err(wrong("a key belongs into the API key's variable"));
-    }
-    if parsed.query().is_some() || parsed.fragment().is_some() {
-        return Err(wrong("it can't have a query (?…) or fragment (#…)"));
-    }
-    if parsed.path().trim_end_matches('/').ends_with("/chat/completions") {
-        return Err(wrong("leave /chat/completions away, it is appended"));
-    }
-    Ok(url.trim_end_matches('/').to_owned())
 }
 
 #[cfg(test)]

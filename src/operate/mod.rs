@@ -1,11 +1,12 @@
-//! What operators ask and do: `rill queue`, `workers`, `dead`, `task`; and what
+//! What operators ask and do: `rill queue`, `workers`, `dead`, `task`, `models`; and what
 //! a process looks at when it starts ([`startup`]).
 //!
-//! The commands ask the stores, never a rill process. Ages are on the servers'
+//! The commands (but `models`) ask the stores, never a rill process. Ages are on the servers'
 //! clocks. Where one of the stores is away they print what the other knows, say
 //! what is missing, and end with an error.
 
 pub mod dead;
+pub mod models;
 mod output;
 mod queue;
 pub mod startup;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::model::catalog;
 use crate::store::{self, Store};
 use crate::streams::{self, Streams};
 use crate::tasks::{self, Tasks};
@@ -53,6 +55,9 @@ pub enum Error {
     /// What was asked for isn't there, or can't be done; what to do instead.
     #[error("{0}")]
     Refused(String),
+    /// The models' options don't fit together.
+    #[error(transparent)]
+    Models(#[from] catalog::Error),
     /// A store is away.
     #[error("{}", missing(.0))]
     Unavailable(Vec<Unavailable>),

@@ -8,6 +8,7 @@
 mod attempt;
 mod call;
 mod claim;
+mod drain;
 #[cfg(test)]
 mod exactness;
 mod heartbeat;
@@ -152,8 +153,8 @@ pub async fn run(
     takers.close();
     shutdown.cancelled().await;
     // First whoever starts attempts, so that none starts behind the drain's back.
-    let _ = tokio::time::timeout(HAND_BACK, takers.wait()).await;
-    drain(&worker).await;
+    let _ = tokio::time::timeout(drain::HAND_BACK, takers.wait()).await;
+    drain::drain(&worker).await;
     stopped.cancel();
     let _ = beating.await;
     if worker.running.is_empty() {
@@ -162,23 +163,4 @@ pub async fn run(
         let _ = worker.tasks.store.worker_stopped(worker.id).await;
     }
     tracing::info!(worker = %worker.id, "worker stopped");
-}
-
-/// How long handing back may take.
-const HAND_BACK: Duration = Duration::from_secs(5);
-
-async fn drain(worker: &Worker) {
-    let grace = worker.options.drain_grace;
-    worker.attempts.close();
-    if !worker.running.is_empty() {
-        tracing::info!(tasks = worker.running.len(), ?grace, "draining: waiting for running tasks");
-    }
-    if tokio::time::timeout(grace, worker.attempts.wait()).await.is_ok() {
-        return;
-    }
-    tracing::info!(tasks = worker.running.len(), "handing running tasks back");
-    worker.grace_over.cancel();
-    if tokio::time::timeout(HAND_BACK, worker.attempts.wait()).await.is_err() {
-        tracing::warn!(tasks = worker.running.len(), "left to others after their lease");
-    }
 }

@@ -72,10 +72,6 @@ impl Running {
         self.lock().is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.lock().len()
-    }
-
     /// Tasks and their attempts.
     pub(super) fn attempts(&self) -> Vec<(TaskId, Fence)> {
         self.lock().iter().map(|(task, entry)| (*task, entry.fence)).collect()

@@ -55,6 +55,14 @@ if (a < b && "<b>") { return \`x\`; }
 const still = "code";
 \`\`\`
 
+\\(a_1 * b\\) and \\[c
+* d\\] and $\\alpha$
+
+\\[
+x * y
+
+\\]
+
 ---
 ## Half a **bold, and a lone * star, snake_case_name, 2 * 3 * 4 \\*no\\*
 https://example.org/path_(x). 🌊 end`;
@@ -66,6 +74,37 @@ test("the usual Markdown becomes the usual elements", async () => {
   assert.equal(await render("3. c\n4. d"), '<ol start="3"><li>c</li><li>d</li></ol>');
   assert.match(await render("[a](https://example.org/)"), /^<p><a href="https:\/\/example.org\/" rel="noopener noreferrer" target="_blank">a<\/a><\/p>$/);
   assert.match(await render(DOCUMENT), /<table>.*<th>a<\/th>.*<code>2<\/code>/);
+});
+
+test("formulas stay as they were written, and other backslashes are taken away", async () => {
+  const paragraph = async (text) => (await render(text)).replace(/^<p>|<\/p>$/g, "");
+  for (const formula of [
+    String.raw`\(a_1 * b_2 * c\)`,
+    String.raw`\[ \frac{a}{b} \]`,
+    String.raw`$$x_{1}*y*z$$`,
+    String.raw`$\alpha*\beta*$`,
+    String.raw`$e^{*}_*$`,
+  ]) {
+    assert.equal(await paragraph(`so ${formula}, *then*`), `so ${formula}, <em>then</em>`);
+    assert.equal(await paragraph(`**${formula}**`), `<strong>${formula}</strong>`);
+  }
+  assert.equal(await render("a\n\\[\nx_1 * y\n\n- z *\n\\]\n- b"), "<p>a</p><p>\\[<br>x_1 * y<br><br>- z *<br>\\]</p><ul><li>b</li></ul>");
+  assert.equal(await render("- a\n  $$\n  x\n  $$"), "<ul><li>a<p>$$<br>x<br>$$</p></li></ul>");
+  assert.equal(await render("a \\[ x_1\n= y \\] b"), "<p>a \\[ x_1<br>= y \\] b</p>");
+  const every = "!\"#$%&'()*+,-./:;<=>?@[\\]^_\`{|}~";
+  for (const c of every) {
+    const shown = { "&": "&amp;", "<": "&lt;", ">": "&gt;" }[c] ?? c;
+    assert.equal(await paragraph(`a \\${c} b`), `a ${shown} b`);
+  }
+  for (const [written, shown] of [
+    [String.raw`\$5 and \$6 *or* $7`, "$5 and $6 <em>or</em> $7"],
+    ["*$5* to *$6*", "<em>$5</em> to <em>$6</em>"],
+    ["$HOME/a_b and $PATH *x*", "$HOME/a_b and $PATH <em>x</em>"],
+    [String.raw`\[not a link\](https://example.org/a)`, '[not a link](<a href="https://example.org/a" rel="noopener noreferrer" target="_blank">https://example.org/a</a>)'],
+    ["C:\\dir \\w+ \\\\ \\", "C:\\dir \\w+ \\ \\"],
+    ["`\\(x\\) \\*`", String.raw`<code>\(x\) \*</code>`],
+  ]) assert.equal(await paragraph(written), shown);
+  assert.match(await render("| a \\| b | `c \\| d` |\n|---|---|\n| e | f |"), /<th>a \| b<\/th><th><code>c \| d<\/code><\/th>/);
 });
 
 test("text that comes in pieces looks the same as text that comes whole", async () => {
@@ -125,7 +164,7 @@ test("nothing that a model writes becomes live", async () => {
 });
 
 test("hostile text costs a bounded time", async () => {
-  for (const unit of ["*", "**a ", "`", "[", "[a](", "> ", "_a", "- ", "|", "http://", "\\", "```\n", "  - a\n", "1. "]) {
+  for (const unit of ["*", "**a ", "`", "[", "[a](", "> ", "_a", "- ", "|", "http://", "\\", "\\(", "\\[", "\\[\n", "$", "$$", "$a^", "$$\n", "```\n", "  - a\n", "1. "]) {
     const ms = await page.evaluate(async (source) => {
       const { Markdown } = await import("/assets/markdown.js");
       const root = document.createElement("div");
@@ -165,5 +204,33 @@ test("the reader's rules: resets replace, the rest appends, what was applied is 
   assert.deepEqual(seen.texts, ["", "a", "ab", "ab", "ab", "", "", "c", "cdef", "cdefg", "cdefg", "cdefg", "cdefg"]);
   assert.equal(seen.end, "done");
   assert.equal(seen.reasoning, "r");
-  assert.deepEqual(seen.tools, [{ id: "t", name: "n", arguments: "{}" }]);
+  assert.deepEqual(seen.tools, [{ index: 0, id: "t", name: "n", arguments: "{}" }]);
+});
+
+test("a tool call is the one of its index, which may have gaps, across a snapshot", async () => {
+  const calls = (events) => page.evaluate(async (events) => {
+    const { Answer } = await import("/assets/answer.js");
+    const answer = new Answer();
+    events.forEach(([name, data], i) => answer.apply(name, `1-${i}`, data));
+    return answer.toolCalls;
+  }, events);
+  const piece = (index, more) => ["tool_call", { index, ...more }];
+  const snapshot = (...tool_calls) => ["snapshot", { text: "", tool_calls }];
+  assert.deepEqual(await calls([
+    piece(1, { id: "a", name: "n", arguments: '{"a"' }),
+    snapshot({ index: 1, id: "a", name: "n", arguments: '{"a"' }),
+    piece(1, { arguments: ":1}" }),
+  ]), [{ index: 1, id: "a", name: "n", arguments: '{"a":1}' }]);
+  // A reader that begins with the snapshot; calls that come out of order.
+  assert.deepEqual(await calls([
+    snapshot({ index: 7, id: "b", name: "n", arguments: "{" }),
+    piece(3, { id: "a", name: "n", arguments: "[" }),
+    piece(7, { arguments: "}" }),
+    piece(1_000_000_000, { id: "c", name: "n", arguments: "" }),
+    piece(3, { arguments: "]" }),
+  ]), [
+    { index: 3, id: "a", name: "n", arguments: "[]" },
+    { index: 7, id: "b", name: "n", arguments: "{}" },
+    { index: 1_000_000_000, id: "c", name: "n", arguments: "" },
+  ]);
 });

@@ -120,6 +120,23 @@ describe("the chat page", { concurrency: 3 }, () => {
       await chat.close(page);
     });
 
+    test(at("what is suggested suits the model that is chosen"), async () => {
+      const page = await chat.open(browser, server, size);
+      await page.route(/\/v1\/models$/, (route) => route.fulfill({ json: { items: [
+        { id: "large", upstream: "openai", default: true },
+        { id: "simulator", upstream: "simulator", default: false },
+      ] } }));
+      await page.reload();
+      await page.waitForSelector(".suggestion");
+      const suggested = () => page.textContent("#suggestions");
+      assert.doesNotMatch(await suggested(), /\[\[/);
+      await page.selectOption("#model", "simulator");
+      assert.match(await suggested(), /\[\[/);
+      await page.selectOption("#model", "large");
+      assert.doesNotMatch(await suggested(), /\[\[/);
+      await chat.close(page);
+    });
+
     test(at("errors are shown as text, with their code, and the text comes back"), async () => {
       const page = await chat.open(browser, server, size, "#/c/01890a5d-ac96-774b-bcce-b302099a8057");
       await page.waitForSelector("#notice:not([hidden])");

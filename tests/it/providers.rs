@@ -308,3 +308,37 @@ async fn parameters_are_sent_as_they_were_written_on_each_try_and_when_asked_for
         assert!(asked.body.contains(&sent), "{sent} is not in {}", asked.body);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_with_a_query_is_asked_with_it_and_azure_s_key_is_in_its_own_header() {
+    let path = "openai/deployments/gpt-4o";
+    let asked = async |profile: &str, key: &str| {
+        let provider = Provider::start(vec![good("hello")]).await;
+        let base = provider.url.replace("/v1", &format!("/{path}/?api-version=2024-10-21&x=a%2fb"));
+        let app = App::builder()
+            .with("OPENAI_BASE_URL", &base)
+            .with("OPENAI_API_KEY", key)
+            .with("RILL_MODELS", "gpt-4o")
+            .with("RILL_PROFILES", profile)
+            .start()
+            .await;
+        let posted = app.say("hello").await;
+        assert_eq!(app.read(&posted).await.answer.text, "hello");
+        let head = provider.asked()[0].head.clone();
+        let line = format!("post /{path}/chat/completions?api-version=2024-10-21&x=a%2fb http/1.1");
+        assert_eq!(head.lines().next(), Some(line.as_str()));
+        // Neither key nor query is anybody's to read.
+        for log in [app.api.log(), app.workers[0].log()] {
+            assert!(!log.contains(key) && !log.contains("2024-10-21"), "{log}");
+        }
+        let keys = head.lines().filter(|line| line.contains(&key.to_lowercase()));
+        keys.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(asked("openai=azure", "0A1B2C").await, ["api-key: 0a1b2c"]);
+    let token = "eyJ0eXAi.eyJhdWQi.c2ln";
+    let bearer = format!("authorization: bearer {}", token.to_lowercase());
+    assert_eq!(asked("openai=azure", token).await, [bearer]);
+    let header = "openai=azure:key_header=authorization";
+    assert_eq!(asked(header, "0A1B2C").await, ["authorization: bearer 0a1b2c"]);
+    assert_eq!(asked("openai=vllm", "0A1B2C").await, ["authorization: bearer 0a1b2c"]);
+}

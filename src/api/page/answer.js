@@ -9,7 +9,7 @@ const TERMINAL = new Set(["done", "failed", "cancelled"]);
 export class Answer {
   text = "";
   reasoning = "";
-  /** [{id, name, arguments}], by index. */
+  /** [{index, id, name, arguments}], by index, which may have gaps. */
   toolCalls = [];
   model = null;
   attempt = 0;
@@ -64,13 +64,18 @@ export class Answer {
   #replace(text, reasoning, toolCalls) {
     this.text = text;
     this.reasoning = reasoning;
-    this.toolCalls = toolCalls.map(plainToolCall);
+    this.toolCalls = toolCalls.map((call, at) => ({ index: call.index ?? at, ...plainToolCall(call) }));
     this.retrying = null;
     this.resets += 1;
   }
 
   #appendToolCall({ index, id, name, arguments: part }) {
-    const call = (this.toolCalls[index] ??= { id: "", name: "", arguments: "" });
+    let call = this.toolCalls.find((known) => known.index === index);
+    if (!call) {
+      call = { index, id: "", name: "", arguments: "" };
+      this.toolCalls.push(call);
+      this.toolCalls.sort((a, b) => a.index - b.index);
+    }
     if (id) call.id = id;
     if (name) call.name = name;
     call.arguments += part ?? "";

@@ -2,6 +2,7 @@
 // when the network, the tab or another tab changes something.
 
 import * as api from "./api.js";
+import "./focus.js";
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { askDelete, askTitle } from "./dialogs.js";
@@ -93,7 +94,7 @@ const composer = new Composer({
       return false;
     }
   },
-  models: (list) => suggest($("#suggestions"), list, (prompt) => composer.giveBack(prompt)),
+  models: (chosen) => suggest($("#suggestions"), chosen, (prompt) => composer.giveBack(prompt)),
 });
 
 function buttons() {
@@ -199,10 +200,13 @@ $("#notice button").addEventListener("click", () => {
 
 /** For those who don't see the line: changes only, never the text as it comes. */
 function announce(text) {
-  $("#announce").textContent = text;
+  const shown = $("#announce");
+  // The same words again are a change only if they differ.
+  shown.textContent = text && text === shown.textContent ? `${text}\u00a0` : text;
 }
 function announceState({ state, answer }) {
-  const now = state === "live" && answer.last ? "The answer is coming in." : { reconnecting: "Connection lost, reconnecting.", offline: "Offline." }[state];
+  const live = answer.retrying ? "This attempt failed, another follows." : answer.last && "The answer is coming in.";
+  const now = state === "live" ? live : { reconnecting: "Connection lost, reconnecting.", offline: "Offline." }[state];
   if (now && now !== announced) announce((announced = now));
 }
 
@@ -215,6 +219,7 @@ $("#rename").addEventListener("click", async () => {
   try {
     const { title: renamed } = await api.renameConversation(id, wanted);
     if (chat.id === id) entitle(renamed, true);
+    announce(`Renamed to ${renamed || "Untitled"}.`);
     tell({ conversation: id, conversations: true });
     await sidebar.refresh();
   } catch (error) {
@@ -228,7 +233,10 @@ $("#delete").addEventListener("click", async () => {
   try {
     await api.deleteConversation(id);
     tell({ conversation: id, conversations: true });
-    if (chat.id === id) location.hash = "#/";
+    announce("The conversation was deleted.");
+    if (chat.id !== id) return;
+    location.hash = "#/";
+    composer.focus();
   } catch (error) {
     notice(error);
   }

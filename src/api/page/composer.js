@@ -16,9 +16,9 @@ export class Composer {
   #page;
   #running = false;
   #busy = false;
-  #loaded = false;
+  #models = null;
 
-  /** `page` is told: send(text, model) · models(list) · stop(), true when the API has taken it. */
+  /** `page` is told: send(text, model) · models(chosen) · stop(), true when the API has taken it. */
   constructor(page) {
     this.#page = page;
     $("#composer").addEventListener("submit", (event) => {
@@ -39,7 +39,10 @@ export class Composer {
       if (!(await this.#page.stop())) this.#stop.textContent = "Stop";
       this.#stop.disabled = false;
     });
-    this.#model.addEventListener("change", () => browser.write(MODEL, this.#model.value));
+    this.#model.addEventListener("change", () => {
+      browser.write(MODEL, this.#model.value);
+      this.#page.models(this.#models.find((model) => model.id === this.#model.value));
+    });
     this.#text.value = tab.read(DRAFT) ?? "";
     this.#edited();
   }
@@ -69,9 +72,9 @@ export class Composer {
 
   /** Once; a failure is the caller's to repeat. */
   async loadModels() {
-    if (this.#loaded) return;
+    if (this.#models) return;
     const models = await api.models();
-    this.#loaded = true;
+    this.#models = models;
     const saved = browser.read(MODEL);
     const chosen = models.find((m) => m.id === saved) ?? models.find((m) => m.default) ?? models[0];
     this.#model.replaceChildren(
@@ -83,7 +86,7 @@ export class Composer {
       }),
     );
     this.#model.disabled = models.length === 0;
-    this.#page.models(models);
+    this.#page.models(chosen);
   }
 
   #submit() {

@@ -1,11 +1,17 @@
 // Markdown inside a block: code, bold, italics, links. See markdown.js for what is promised.
 //
+// A backslash before any punctuation is taken away, as CommonMark has it, but in code and in
+// formulas.
+//
 // Every construct is bounded in length, so that a line of a million asterisks costs a bounded
 // amount for each of them.
 
+import * as math from "./math.js";
+
 const TOKEN = new RegExp(
   [
-    String.raw`\\(?<escaped>[\\${"`"}*_{}[\]()#+\-.!>~|<])`,
+    `(?<formula>${math.INLINE})`,
+    String.raw`\\(?<escaped>[!-/:-@[-${"`"}{-~])`,
     String.raw`(?<ticks>${"`"}{1,8})(?<code>[^\n]{1,1000}?)(?<!${"`"})\k<ticks>(?!${"`"})`,
     String.raw`\*\*(?<bold>(?=\S)[^\n]{1,500}?(?<=\S))\*\*`,
     String.raw`(?<!\w)__(?<bold2>(?=\S)[^\n]{1,500}?(?<=\S))__(?!\w)`,
@@ -26,7 +32,8 @@ export function inline(parent, text, depth = 0) {
     if (match.index > at) parent.append(text.slice(at, match.index));
     at = match.index + match[0].length;
     const g = match.groups;
-    if (g.escaped !== undefined) parent.append(g.escaped);
+    if (g.formula !== undefined) verbatim(parent, g.formula);
+    else if (g.escaped !== undefined) parent.append(g.escaped);
     else if (g.code !== undefined) parent.append(leaf("code", g.code.replace(/^ (.*\S.*) $/, "$1")));
     else if (g.bold ?? g.bold2) parent.append(branch("strong", g.bold ?? g.bold2, depth));
     else if (g.italic ?? g.italic2) parent.append(branch("em", g.italic ?? g.italic2, depth));
@@ -37,6 +44,12 @@ export function inline(parent, text, depth = 0) {
     } else parent.append(document.createElement("br"));
   }
   if (at < text.length) parent.append(text.slice(at));
+  return parent;
+}
+
+/** Appends `text` as it is, in its lines; gives `parent` back. */
+export function verbatim(parent, text) {
+  text.split("\n").forEach((line, i) => parent.append(...(i ? [document.createElement("br"), line] : [line])));
   return parent;
 }
 

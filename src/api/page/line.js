@@ -18,7 +18,7 @@ export class Line {
     this.#state = element.querySelector(".state");
     this.#details = element.querySelector(".details");
     this.#cut = cut;
-    cut.addEventListener("click", () => this.#follower?.cut());
+    cut.addEventListener("click", () => this.#follower?.state === "live" && this.#follower.cut());
   }
 
   /** Shows this follower, or nothing. */
@@ -34,24 +34,35 @@ export class Line {
     const follower = this.#follower;
     this.#element.hidden = !follower;
     if (!follower) return;
-    this.#element.dataset.state = follower.state;
+    this.#element.dataset.state = stateOf(follower);
     const [state, ...details] = says(follower);
     this.#state.textContent = state;
     this.#details.textContent = details.map((detail) => dot + detail).join("");
-    this.#cut.disabled = follower.state !== "live";
+    // Not disabled: that would take the focus away from it.
+    this.#cut.setAttribute("aria-disabled", String(follower.state !== "live"));
     drawStrip(this.#strip, follower.stretches);
   }
 }
 
+/** A connection may be live while there is nothing to be read from it. */
+function stateOf({ state, answer }) {
+  if (state !== "live") return state;
+  if (answer.retrying) return "retrying";
+  return answer.last ? "live" : "waiting";
+}
+
 /** The state, then what else is known of it. */
-function says({ state, answer, tries, note }) {
+function says(follower) {
+  const { answer, tries, note } = follower;
   const at = answer.last ? `event ${answer.last}` : "no event yet";
   const count = `${answer.events} ${answer.events === 1 ? "event" : "events"}`;
   const { retrying } = answer;
-  switch (state) {
+  switch (stateOf(follower)) {
+    case "retrying":
+      return ["retrying", at, `attempt ${retrying.attempt} failed (${retrying.code}), another follows`];
+    case "waiting":
+      return ["waiting for a worker"];
     case "live":
-      if (retrying) return ["live", at, `attempt ${retrying.attempt} failed (${retrying.code}), another follows`];
-      if (!answer.last) return ["live", "waiting for a worker"];
       return ["live", at, count, ...(note ? [note] : [])];
     case "reconnecting":
       return [`reconnecting (attempt ${tries})`, answer.last ? `have everything up to ${at}` : at];

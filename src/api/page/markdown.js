@@ -7,9 +7,12 @@
 // `Markdown` keeps the finished blocks' elements, and parses again only from the last block's
 // start: a long answer costs no more for each event than a short one.
 
-import { inline } from "./inline.js";
+import { inline, verbatim } from "./inline.js";
+import * as math from "./math.js";
 
 const DEEPEST = 6;
+/** Lines; one that is not closed must not swallow the rest of the answer. */
+const LONGEST_FORMULA = 50;
 const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})[ \t]+(.*)$/;
 const RULE = /^ {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$/;
@@ -82,6 +85,7 @@ function take(lines, i) {
   const line = lines[i].text;
   let match = line.match(FENCE);
   if (match) return takeFence(lines, i, match);
+  if (math.endOf(line)) return takeFormula(lines, i);
   if ((match = line.match(HEADING))) {
     return [{ type: "heading", level: match[1].length, text: match[2].replace(/[ \t]#+[ \t]*$/, "") }, i + 1];
   }
@@ -112,6 +116,17 @@ function takeFence(lines, i, [, fence, info]) {
   return [{ type: "code", language: info.trim().split(/\s/)[0], text: inner.join("\n") }, i + 1];
 }
 
+/** Up to its end, or to that of the text: a formula that grows looks the same as one that came whole. */
+function takeFormula(lines, i) {
+  const end = math.endOf(lines[i].text);
+  const inner = [lines[i].text];
+  for (i += 1; i < lines.length && inner.length < LONGEST_FORMULA; i += 1) {
+    inner.push(lines[i].text);
+    if (lines[i].text.trim() === end) return [{ type: "formula", text: inner.join("\n") }, i + 1];
+  }
+  return [{ type: "formula", text: inner.join("\n") }, i];
+}
+
 /** Items of one list: what is indented below an item belongs to it, blank lines included. */
 function takeList(lines, i, first) {
   const ordered = first[2].length > 1;
@@ -137,11 +152,13 @@ function takeList(lines, i, first) {
 }
 
 function interrupts(text) {
-  return !text.trim() || FENCE.test(text) || HEADING.test(text) || RULE.test(text) || QUOTE.test(text) || /^ {0,3}(?:[-*+]|1[.)]) +\S/.test(text);
+  return !text.trim() || math.endOf(text) || FENCE.test(text) || HEADING.test(text) || RULE.test(text) || QUOTE.test(text) || /^ {0,3}(?:[-*+]|1[.)]) +\S/.test(text);
 }
 
 function cells(line) {
-  return line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
+  const row = line.trim().replace(/^\||(?<!\\)\|$/g, "");
+  // A bar that is escaped belongs to its cell, in code as well.
+  return row.split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
 }
 
 function element(block, levels, depth) {
@@ -162,6 +179,8 @@ function element(block, levels, depth) {
       pre.append(code);
       return pre;
     }
+    case "formula":
+      return verbatim(make("p"), block.text);
     case "quote":
       return nested(make("blockquote"), block.text, levels, depth);
     case "list": {

@@ -111,7 +111,7 @@ export class MessageView {
     // Open while there is nothing else to read.
     if (this.#reasoning && !this.#answerBegun) this.#reasoning.open = !answer.text;
     this.#answerBegun = answer.text !== "";
-    this.#showTools(answer.toolCalls.filter(Boolean), []);
+    this.#showTools(answer.toolCalls, []);
   }
 
   #show(text, resets) {

@@ -14,9 +14,9 @@ const FOR_THE_SIMULATOR = [
   ["The model's connection breaks once", "Try again when it breaks. [[tokens=120]] [[rate=25]] [[cut=40*1]]"],
 ];
 
-/** Fills `list`; `pick(prompt)` is called for the one that is chosen. */
-export function suggest(list, models, pick) {
-  const simulated = models.some((model) => /simulat/i.test(`${model.upstream} ${model.id}`));
+/** Fills `list` with what suits the model; `pick(prompt)` is called for the one that is chosen. */
+export function suggest(list, model, pick) {
+  const simulated = /simulat/i.test(`${model?.upstream} ${model?.id}`);
   list.replaceChildren(
     ...(simulated ? FOR_THE_SIMULATOR : FOR_A_MODEL).map(([text, prompt]) => {
       const button = make("button", "suggestion");

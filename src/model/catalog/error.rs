@@ -84,6 +84,13 @@ pub enum Error {
         /// The upstreams that there are.
         known: String,
     },
+    /// A model, and only the simulator to ask.
+    #[error(
+        "model {0:?}: nothing says where it is. Set OPENAI_API_KEY for OpenAI, OPENAI_BASE_URL for \
+         another OpenAI-compatible server, or RILL_UPSTREAMS (NAME=URL,…) for several; the \
+         simulator's model is \"simulator\""
+    )]
+    OnlySimulator(String),
     /// Several upstreams, and the model doesn't say which.
     #[error("model {model:?}: which upstream is it from? Write {model}=UPSTREAM, one of: {known}")]
     WhichUpstream {

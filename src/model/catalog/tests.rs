@@ -55,6 +55,16 @@ fn another_server_s_models_must_be_named() {
 }
 
 #[test]
+fn an_azure_deployment_s_url_names_its_model() {
+    let base = "https://me.openai.azure.com/openai/deployments/my-4o?api-version=2024-10-21";
+    let found = catalog(base, "0a1b", &[], &[]).expect("a catalog");
+    assert_eq!(described(&found), ["my-4o (openai/my-4o)"]);
+    let named = catalog(base, "0a1b", &[], &["best=openai/my-4o"]).expect("a catalog");
+    assert_eq!(described(&named), ["best (openai/my-4o)"]);
+    assert!(complaint(catalog(base, "", &["b=http://y"], &[])).contains("RILL_MODELS"));
+}
+
+#[test]
 fn models_find_their_upstreams() {
     let upstreams = ["local=http://localhost:1/v1", "big=https://example.org/api"];
     let models = ["fast=local", "meta/llama=big/meta-llama/Llama-3:free", "gpt=openai/gpt-5", "o"];
@@ -79,7 +89,11 @@ fn what_is_wrong_is_said() {
         (&["lo cal=http://x"], &["m"], "letters, digits"),
         (&["a=ftp://x"], &["m"], "http:// or https://"),
         (&["a=http://u:secret@x/v1"], &["m"], "API key's variable"),
-        (&["a=http://x/v1?k=1"], &["m"], "query"),
+        (&["a=http://x/v1#k"], &["m"], "fragment"),
+        (&["a=http://x/v1/chat/completions?api-version=secret"], &["m"], "appended"),
+        (&["a=http://x/v1?key=secret"], &[], "GET http://x/v1/models)"),
+        (&["a=x/v1?key=secret"], &["m"], "x/v1?…"),
+        (&["a=http://u:secret?@x/v1"], &["m"], "base URL"),
         (&["a=http://x/v1/chat/completions"], &["m"], "appended"),
         (&["a=nonsense"], &["m"], "not a base URL"),
         (&["a=http://x", "a=http://y"], &["m"], "given twice"),
@@ -154,8 +168,32 @@ fn a_key_is_given_once_or_in_a_file() {
 }
 
 #[test]
-fn the_simulator_is_a_catalog_of_its_own() {
+fn the_simulator_is_there_beside_what_is_configured_and_alone_otherwise() {
     install_crypto();
-    let catalog = Catalog::simulator("http://127.0.0.1:8090").expect("a catalog");
-    assert_eq!(described(&catalog), ["simulator (simulator/simulator)"]);
+    let simulated = |base_url, upstreams: &[&str], models: &[&str]| {
+        let url = Some("http://127.0.0.1:8090/".to_owned());
+        let options = Options { simulator_url: url, ..options(base_url, "", upstreams, models) };
+        assert!(!options.name_no_upstream());
+        options.catalog_with(|_| None)
+    };
+    const SIMULATED: &str = "simulator (simulator/simulator)";
+    let local = ["local=http://x"];
+    for (upstreams, models, expected) in [
+        (&[][..], &[][..], &[SIMULATED][..]),
+        (&[], &["simulator"], &[SIMULATED]),
+        (&[], &["a=simulator"], &["a (simulator/a)", SIMULATED]),
+        // It is none of those that a name may be of.
+        (&local, &["m"], &["m (local/m)", SIMULATED]),
+        (&local, &["m", "simulator"], &["m (local/m)", SIMULATED]),
+        (&local, &["simulator=local"], &["simulator (local/simulator)"]),
+    ] {
+        let catalog = simulated("", upstreams, models).expect("a catalog");
+        assert_eq!(described(&catalog), expected);
+        let simulator = catalog.models().find(|model| model.upstream == SIMULATOR);
+        let turns = simulator.map(|model| model.profile.turns);
+        assert!(turns.is_none_or(|turns| turns == crate::model::openai::profile::Turns::AsWritten));
+    }
+    assert!(complaint(simulated("", &[], &["gpt-4o"])).contains("nothing says where it is"));
+    assert!(complaint(simulated(LOCAL, &[], &[])).contains("RILL_MODELS"));
+    assert!(complaint(simulated("", &["simulator=http://x"], &["m"])).contains("SIMULATOR_URL"));
 }

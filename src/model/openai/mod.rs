@@ -66,6 +66,8 @@ pub struct OpenAi {
     client: Client<OpenAIConfig>,
     http: reqwest::Client,
     base_url: String,
+    /// Goes with each request, behind the path: Azure's `api-version`.
+    query: Option<String>,
     key: ApiKey,
     profile: Arc<Profile>,
     learned: Arc<Mutex<Learned>>,
@@ -77,8 +79,13 @@ pub struct OpenAi {
 struct Failed(Mutex<Option<Refusal>>);
 
 impl OpenAi {
-    /// The server whose chat completions are at `{base_url}/chat/completions`.
+    /// The server whose chat completions are at `{base_url}/chat/completions`; a query
+    /// in the URL comes behind that.
     pub fn new(http: reqwest::Client, base_url: &str, key: ApiKey) -> Self {
+        let (base_url, query) = match base_url.split_once('?') {
+            Some((base_url, query)) => (base_url, Some(query.to_owned())),
+            None => (base_url, None),
+        };
         let base_url = base_url.trim_end_matches('/').to_owned();
         // Everything that the environment would fill in is set here, so that
         // nothing meant for one server goes to another.
@@ -91,6 +98,7 @@ impl OpenAi {
             client: Client::build(http.clone(), config),
             http,
             base_url,
+            query,
             key,
             profile: Arc::default(),
             learned: Arc::default(),
@@ -113,13 +121,17 @@ impl OpenAi {
         key: Option<Secret>,
     ) -> Result<reqwest::Response, BoxError> {
         let mut request = request.build().await?;
+        // Set here: async-openai would encode it anew.
+        if self.query.is_some() {
+            request.url_mut().set_query(self.query.as_deref());
+        }
         let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         headers.remove(AUTHORIZATION);
         if let Some(key) = &key {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose()))?;
+            let (name, mut value) = self.profile.key_header.header(key.expose())?;
             value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
+            headers.insert(name, value);
         }
         let failed = |refusal| BoxError::from(Failed(Mutex::new(Some(refusal))));
         let response = self.http.execute(request).await;

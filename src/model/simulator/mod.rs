@@ -1,35 +1,8 @@
 //! A model that isn't one: OpenAI's chat completions with scripted words,
 //! speed and failures. For trying rill out, for tests and for benchmarks.
 //!
-//! The prompt directs it, by `[[…]]` in the last user message:
-//!
-//! | directive | effect |
-//! |---|---|
-//! | `[[tokens=200]]` `[[rate=50]]` `[[ttft=500ms]]` | length, chunks a second (0: no limit), time before the first |
-//! | `[[seed=7]]` `[[chunk=12]]` | another text; chunks of so many characters (0: one chunk) |
-//! | `[[echo]]` | answers with the text after the directives, exactly |
-//! | `[[numbered]]` | answers with `1:0 1:1 1:2 …`: which call of the prompt, and its tokens counted, so that a text shows what it lost, doubled or mixed |
-//! | `[[stamped]]` | answers with `0@1789000000000000 1@…`: its tokens counted, and the microsecond (since 1970) at which each was written, a chunk a token, so that a reader can tell how long it took |
-//! | `[[reasoning=20]]` `[[tool=name]]` `[[finish=length]]` | reasoning first; a tool call; a finish reason |
-//! | `[[fail=429*2]]` `[[retry-after=2]]` | that status, for the first 2 calls with this prompt |
-//! | `[[cut=20]]` `[[eof=20]]` `[[stall=20]]` `[[garbage=20]]` | after 20 chunks: the socket dropped, a clean end without a finish reason, silence, a chunk that isn't JSON; `*k` as above |
-//! | `[[error=20]]` `[[error-event=20]]` | after 20 chunks: one with `"finish_reason":"error"` and an error in its choice, an `event: error` that is no chunk; then `[DONE]` and a clean end; `*k` as above |
-//! | `[[sloppy=lf+parts]]` | streams as some servers do: the kinds below; more directives add more kinds |
-//!
-//! | kind | a streamed answer |
-//! |---|---|
-//! | `lf` | has one line end between events, not an empty line |
-//! | `crlf` `cr` | has that line end; `cr` wins |
-//! | `unended` | has no `[DONE]`, and nothing behind the last event's JSON, not even a line end |
-//! | `heartbeats` | has before each event a comment, `data: ` without data, `data: ping`, and chunks with `"choices":[]`, an empty delta, and `"usage":{}` |
-//! | `parts` | has content as `[{"type":"text","text":…}]`, reasoning in it as `{"type":"thinking","thinking":[{"type":"text","text":…}]}` |
-//! | `message` | has `message` in the place of `delta` |
-//! | `unfinished` | has `"finish_reason":null` throughout (but for `[[error=…]]`), and `[DONE]`: this wins over `unended` |
-//! | `odd-types` | has indexes and `created` as strings, usage as floats in the chunk with the finish reason, `"logprobs":-Infinity`, `"error":false`, a tool call's arguments as an object in one chunk, and a chunk's text that is an integer as a number (not with `parts`) |
-//! | `no-index` `bad-ids` | has tool calls without index, with `""` as their IDs |
-//! | `whole` | isn't one: a `chat.completion`, indented, comes at its end; the kinds for JSON apply, those for lines and `bytes` don't. A breakage replaces it, however late that would be |
-//! | `mislabelled` | says that it is `application/json`; with `whole`, that it is `text/event-stream` |
-//! | `bytes` | has the surrogate halves of a character beyond U+FFFF in two chunks: `\ud83d`, `\ude00` |
+//! The prompt directs it, by `[[…]]` in the last user message; `help.rs` has the tables, as
+//! has `docs/simulator.md`.
 //!
 //! With `--strict` it refuses each request that some real server would, and
 //! says why.
@@ -43,6 +16,7 @@ mod calls;
 mod directives;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod help;
 mod reply;
 mod sloppy;
 pub(crate) mod strict;
@@ -65,6 +39,8 @@ use self::answer::answer;
 use self::calls::Calls;
 use self::directives::{Script, parse_rate};
 use self::reply::{Reply, Running};
+#[cfg(test)]
+use self::sloppy::KIND_NAMES;
 use self::sloppy::Kind;
 use self::whole::Whole;
 use crate::config::duration;
@@ -75,6 +51,7 @@ const MAX_BODY: usize = 64 * 1024 * 1024;
 
 /// The simulator as a server of its own.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = help::SHORT, after_long_help = help::long())]
 #[group(skip)]
 pub struct Options {
     /// Address to listen on

@@ -51,6 +51,10 @@ pub(super) enum Kind {
     Bytes,
 }
 
+/// How many there are.
+#[cfg(test)]
+pub(super) const KIND_NAMES: usize = KINDS.len();
+
 /// As the directive names them.
 const KINDS: [(&str, Kind); 14] = [
     ("lf", Kind::Lf),

@@ -1,6 +1,6 @@
 //! Profiles of servers that are known, by name.
 
-use super::{MaxTokens, Profile, SendBack, StreamOptions, ToolCallIds, Turns};
+use super::{KeyHeader, MaxTokens, Profile, SendBack, StreamOptions, ToolCallIds, Turns};
 
 /// A server that is known.
 #[derive(Debug)]
@@ -21,6 +21,15 @@ const fn known(
     Known { name, hosts, differs }
 }
 
+/// Its hosts, those of its clouds for governments and in China as well.
+const AZURE: &[&str] = &[
+    ".openai.azure.com",
+    ".services.ai.azure.com",
+    ".cognitiveservices.azure.com",
+    ".openai.azure.us",
+    ".openai.azure.cn",
+];
+
 const fn as_default(_: &mut Profile) {}
 
 impl Known {
@@ -28,8 +37,9 @@ impl Known {
     pub const ALL: &'static [Self] = &[
         known("default", &[], as_default),
         known("openai", &["api.openai.com"], |profile| profile.send_back = SendBack::Opaque),
-        known("azure", &[".openai.azure.com", ".services.ai.azure.com"], |profile| {
+        known("azure", AZURE, |profile| {
             profile.send_back = SendBack::Opaque;
+            profile.key_header = KeyHeader::ApiKey;
         }),
         // Usage comes with the last chunk, and `stream_options` was refused (422).
         known("mistral", &["api.mistral.ai", "codestral.mistral.ai"], |profile| {

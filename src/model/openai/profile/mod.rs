@@ -9,6 +9,7 @@ mod known;
 
 use std::collections::BTreeSet;
 
+pub use self::key_header::KeyHeader;
 pub use self::known::Known;
 pub use super::decode::SignsOfLife;
 pub use super::decode::think::ThinkTags;
@@ -35,6 +36,8 @@ pub struct Profile {
     pub think_tags: ThinkTags,
     /// What shows that a silent server lives.
     pub signs_of_life: SignsOfLife,
+    /// The header that the key is in.
+    pub key_header: KeyHeader,
 }
 
 /// A setting whose values have names.
@@ -58,6 +61,9 @@ macro_rules! setting {
         }
     };
 }
+
+// Behind the macro that it uses.
+mod key_header;
 
 setting!(
     /// Whether usage is asked for.
@@ -169,6 +175,7 @@ impl Profile {
             "turns" => read(&mut self.turns, value),
             "think_tags" => read(&mut self.think_tags, value),
             "signs_of_life" => read(&mut self.signs_of_life, value),
+            "key_header" => read(&mut self.key_header, value),
             "drop" => {
                 let names = value.split('+').map(str::trim).filter(|name| !name.is_empty());
                 self.drop = names.map(str::to_owned).collect();
@@ -177,7 +184,8 @@ impl Profile {
             _ => {
                 return Err(format!(
                     "there is no setting {name:?}; there are: stream_options, system_role, \
-                     max_tokens, drop, send_back, tool_call_ids, turns, think_tags, signs_of_life"
+                     max_tokens, drop, send_back, tool_call_ids, turns, think_tags, signs_of_life, \
+                     key_header"
                 ));
             }
         };
@@ -230,6 +238,8 @@ mod tests {
         for (url, name) in [
             ("https://api.openai.com/v1", "openai"),
             ("https://me.openai.azure.com/openai/v1", "azure"),
+            ("https://me.openai.azure.com/openai/deployments/d?api-version=2024-10-21", "azure"),
+            ("https://me.cognitiveservices.azure.com/openai/v1", "azure"),
             ("https://api.mistral.ai/v1", "mistral"),
             ("https://generativelanguage.googleapis.com/v1beta/openai", "gemini"),
             ("http://localhost:11434/v1", "ollama"),
