@@ -35,8 +35,9 @@ pub struct Options {
     /// How long a request's body may take to arrive
     #[arg(long, env = "RILL_BODY_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub body_timeout: Duration,
-    /// How long a client may leave what was written to it unread
-    #[arg(long, env = "RILL_WRITE_TIMEOUT", default_value = "30s", value_parser = duration)]
+    /// How long a client may leave what was written to it unread. What is unread because the
+    /// client vanished ends its connection after 20s, or this time if it is longer
+    #[arg(long, env = "RILL_WRITE_TIMEOUT", default_value = "20s", value_parser = duration)]
     pub write_timeout: Duration,
     /// How long an event stream may be silent before a ping is sent, so that
     /// proxies (most cut after 60 s) keep it open and clients know that it lives; 30s at most

@@ -69,7 +69,7 @@ const NO_PLACE: Duration = Duration::from_millis(50);
 
 /// The shortest time after which a client that acknowledges nothing is taken
 /// for gone: the network may fail for a moment.
-const SHORTEST_PATIENCE: Duration = Duration::from_secs(30);
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often HTTP/2 clients are asked whether they are still there, and how
 /// long they have for the answer.
@@ -123,7 +123,7 @@ impl Default for Limits {
             // Proxies keep idle connections for a minute, and answer 502 when one
             // is closed as they send the next request on it.
             keep_alive: Duration::from_secs(75),
-            write_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(20),
             patience: SHORTEST_PATIENCE,
             drain_timeout: Duration::from_secs(10),
             max_body: 1024 * 1024,

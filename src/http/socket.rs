@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
-/// Silence after which the kernel asks a peer whether it is there, below the
-/// shortest interval of pings; and how often it asks again.
+/// Silence after which the kernel asks a peer whether it is there, at most; and
+/// how often it asks again.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -17,9 +17,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// end the connection. The kernel takes a full window that stays full for the
 /// same.
 ///
-/// Linux counts keepalive's probes by `patience` once it is set, and sends none
-/// while data is unacknowledged; so a client that vanishes is gone after
-/// `patience`, or the time to the next ping and `patience`, whichever is later.
+/// On Linux `patience` takes the place of keepalive's count, and no keepalive is
+/// sent while data is unacknowledged. So a client that vanishes is gone after
+/// `patience`, or where a ping is sent to it before, `patience` after the ping
+/// (and some seconds: ICMP errors make the kernel try again later).
 /// An error means that the peer is gone already, which reading will tell.
 pub(super) fn prepare(socket: &TcpStream, patience: Duration) {
     // Tokens are small and must not wait for each other.

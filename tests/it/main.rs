@@ -7,6 +7,7 @@
 mod answers;
 mod cancel;
 mod chaos;
+mod crowd;
 mod deployment;
 mod drain;
 mod ends;
@@ -15,6 +16,7 @@ mod exact;
 mod faults;
 mod late;
 mod layering;
+mod listen;
 mod load_client;
 mod operators;
 mod outages;
@@ -32,6 +34,7 @@ mod support;
 mod takeover;
 mod together;
 mod upstream_tls;
+mod vanished;
 mod versions;
 
 /// Makes a test of each stream test, with hints and without.
