@@ -27,6 +27,7 @@ mod request;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 use std::convert::Infallible;
 use std::io;
@@ -37,7 +38,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use poem::http::uri::Scheme;
 use poem::web::{LocalAddr, RemoteAddr};
@@ -98,7 +99,8 @@ pub struct Limits {
     pub first_request_timeout: Duration,
     /// How long a connection may be without a request.
     pub keep_alive: Duration,
-    /// How long a client may leave a full socket unread before it is cut off.
+    /// How long a client may leave a full socket, or a stream's full window,
+    /// unread before it is cut off.
     pub write_timeout: Duration,
     /// How long a client may acknowledge nothing before it is taken for gone.
     pub patience: Duration,
@@ -256,15 +258,15 @@ async fn begins_as_http1(socket: &TcpStream) -> bool {
 struct Server<E> {
     endpoint: Arc<E>,
     /// Finds out which version is spoken.
-    either: auto::Builder<TokioExecutor>,
+    either: auto::Builder<unread::Streams>,
     /// Was told.
-    http1: auto::Builder<TokioExecutor>,
+    http1: auto::Builder<unread::Streams>,
     limits: Limits,
 }
 
 impl<E: Endpoint + 'static> Server<E> {
     fn new(endpoint: E, limits: Limits) -> Self {
-        let mut protocol = auto::Builder::new(TokioExecutor::new());
+        let mut protocol = auto::Builder::new(unread::Streams(limits.write_timeout));
         protocol
             .http1()
             // The connection table's.

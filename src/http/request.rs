@@ -11,6 +11,7 @@ use hyper::{HeaderMap, Version};
 use poem::Request;
 
 use super::connections::InProgress;
+use super::unread::{self, Polled};
 
 /// How long a refused request's body is waited for.
 const DISCARD: Duration = Duration::from_secs(2);
@@ -35,7 +36,9 @@ impl<B: Body + Unpin> Body for Counted<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        unread::report(if polled.is_ready() { Polled::Gave } else { Polled::Waits });
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -128,3 +128,37 @@ async fn who_opens_every_stream_and_never_reads_its_socket_is_cut_off() {
     connection.abort();
     sending.abort();
 }
+
+/// It answers pings and takes other streams' bytes, but none of this one's.
+#[tokio::test]
+async fn a_stream_that_nobody_reads_ends_and_its_connection_goes_on() {
+    let limits = Limits { write_timeout: Duration::from_millis(500), ..Limits::default() };
+    let mut server = TestServer::start(limits).await;
+    let socket = TcpStream::connect(server.address).await.expect("a connection");
+    let (mut sender, connection) = client::Builder::new()
+        .initial_window_size(16 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .handshake::<_, Bytes>(socket)
+        .await
+        .expect("a handshake");
+    let running = tokio::spawn(connection);
+    // One on which little happens, of which all was taken.
+    let idle = ask(&mut sender, "/idle").await.expect("a head");
+    assert_eq!(server.sees().await, Seen::Opened);
+    let mut unread = ask(&mut sender, "/endless").await.expect("a head").into_body();
+    assert_eq!(server.sees().await, Seen::Dropped);
+    let reset = async {
+        loop {
+            match unread.data().await.expect("no clean end") {
+                Ok(_) => {}
+                Err(error) => return error,
+            }
+        }
+    };
+    assert!(timeout(SOON, reset).await.expect("in time").is_reset());
+    assert_eq!(ask(&mut sender, "/hello").await.expect("a head").status(), StatusCode::OK);
+    assert!(server.seen.try_recv().is_err(), "the idle stream was dropped");
+    drop(idle);
+    assert_eq!(server.sees().await, Seen::Dropped);
+    assert!(!running.is_finished());
+}
