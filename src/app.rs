@@ -84,6 +84,11 @@ fn open(stores: &Stores, closing: &CancellationToken) -> anyhow::Result<(Store, 
 /// What opens most files: a connection of a client's each, or one to a model.
 const CONNECTIONS: &str = "--max-connections";
 const CONCURRENCY: &str = "--concurrency";
+const METRICS_LISTEN: &str = "--metrics-listen";
+
+/// Connections to a worker's probes and metrics: from a crowd there, the stores'
+/// and the models' connections must not suffer.
+const METRICS_CONNECTIONS: u32 = 64;
 
 /// Those, and the stores' connections.
 fn check_files(
@@ -177,7 +182,8 @@ async fn serve(options: cli::Api, stop: CancellationToken) -> anyhow::Result<()>
 async fn work(options: cli::Worker, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = metrics::install()?;
     options.worker.validate(options.stores.redis.stream_ttl)?;
-    let files = [(options.worker.concurrency, CONCURRENCY)];
+    let mut files = vec![(options.worker.concurrency, CONCURRENCY)];
+    files.extend(options.metrics_listen.is_some().then_some((METRICS_CONNECTIONS, METRICS_LISTEN)));
     check_files(&files, &options.stores, None, &options.checks)?;
     let catalog = Arc::new(options.models.catalog()?);
     announce(&catalog);
@@ -187,10 +193,14 @@ async fn work(options: cli::Worker, stop: CancellationToken) -> anyhow::Result<(
     let tasks = Tasks::new(store.clone(), streams, None, &options.stores.tasks);
     let probes = TaskTracker::new();
     if let Some(address) = &options.metrics_listen {
-        let listener = listen(address, "--metrics-listen").await?;
+        let listener = listen(address, METRICS_LISTEN).await?;
         let endpoint = api::probes(tasks.clone(), metrics);
         tracing::info!("metrics at http://{}/metrics", listener.name(address)?);
-        let limits = http::Limits { probes: api::PROBES, ..http::Limits::default() };
+        let limits = http::Limits {
+            max_connections: METRICS_CONNECTIONS as usize,
+            probes: api::PROBES,
+            ..http::Limits::default()
+        };
         probes.spawn(http::serve(listener, endpoint, limits, closing.clone()));
     }
     worker::run(tasks, catalog, options.worker, stop).await;

@@ -201,6 +201,10 @@ pub enum Closed {
     Evicted,
     /// Slots and guests' places were taken, and it was the oldest guest.
     Crowded,
+    /// It left a full socket unread, or a stream of HTTP/2 (the stream alone ends).
+    Unread,
+    /// It was gone, and nothing said so.
+    Vanished,
 }
 
 /// The server ended a connection.
@@ -210,6 +214,8 @@ pub fn connection_closed(why: Closed) {
         Closed::Idle => "idle",
         Closed::Evicted => "evicted",
         Closed::Crowded => "crowded",
+        Closed::Unread => "unread",
+        Closed::Vanished => "vanished",
     };
     counter!("rill_connections_closed_total", "reason" => why).increment(1);
 }

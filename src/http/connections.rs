@@ -38,7 +38,7 @@ const EVICTABLE: Duration = Duration::from_secs(1);
 
 /// What a guest has for its request when others wait: the bytes of a request
 /// that is sent at once are there by then.
-const GUEST_TIME: Duration = Duration::from_millis(100);
+const GUEST_TIME: Duration = Duration::from_millis(50);
 
 static OVERLOADED: LogLimit = LogLimit::new();
 

@@ -57,6 +57,7 @@ pub use listen::{Address, Listener, listen};
 use connections::{Bounds, Connection, Connections, Told};
 
 use crate::log_limit::LogLimit;
+use crate::metrics;
 
 /// How long to wait after a failed accept, as when file descriptors are used
 /// up: nothing but time helps, and trying at once would spin.
@@ -66,7 +67,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 const SWEEP: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// How soon a place is looked for again when all are taken.
-const NO_PLACE: Duration = Duration::from_millis(50);
+const NO_PLACE: Duration = Duration::from_millis(10);
 
 /// The shortest time after which a client that acknowledges nothing is taken
 /// for gone: the network may fail for a moment.
@@ -290,7 +291,7 @@ impl<E: Endpoint + 'static> Server<E> {
     /// One connection, from its first byte to its end.
     async fn drive(&self, socket: TcpStream, peer: SocketAddr, connection: Connection) {
         let Ok(local) = socket.local_addr() else { return };
-        let _gauge = crate::metrics::connection();
+        let _gauge = metrics::connection();
         socket::prepare(&socket, self.limits.patience);
         let http1 = tokio::select! {
             http1 = begins_as_http1(&socket) => http1,
@@ -349,6 +350,9 @@ fn log_cut(peer: SocketAddr) {
 /// Clients come and go as they like: nothing here is an error of ours.
 fn log_end(peer: SocketAddr, result: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     if let Err(error) = result {
+        if let Some(why) = socket::why(&*error) {
+            metrics::connection_closed(why);
+        }
         tracing::debug!(%peer, %error, "connection ended early");
     }
 }

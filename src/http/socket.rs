@@ -2,10 +2,15 @@
 //! between. No packet says so, and left alone, the kernel repeats what was sent
 //! for a quarter of an hour, and asks a silent peer after two hours.
 
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
+
+use crate::metrics::Closed;
 
 /// Silence after which the kernel asks a peer whether it is there, at most; and
 /// how often it asks again.
@@ -43,4 +48,17 @@ fn keep_alive(socket: &TcpStream, patience: Duration) -> rustix::io::Result<()> 
         sockopt::set_tcp_user_timeout(socket, milliseconds)?;
     }
     Ok(())
+}
+
+/// Whether a connection ended since its client vanished, or didn't read.
+pub(super) fn why(error: &(dyn Error + 'static)) -> Option<Closed> {
+    let gone = [Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::NETUNREACH].map(Errno::raw_os_error);
+    std::iter::successors(Some(error), |&error| error.source()).find_map(|error| {
+        let error = error.downcast_ref::<io::Error>()?;
+        match error.raw_os_error() {
+            Some(code) => gone.contains(&code).then_some(Closed::Vanished),
+            // The time for writes is not the system's.
+            None => (error.kind() == io::ErrorKind::TimedOut).then_some(Closed::Unread),
+        }
+    })
 }

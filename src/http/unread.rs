@@ -11,6 +11,8 @@ use std::time::Duration;
 use hyper::rt::Executor;
 use tokio::time::Sleep;
 
+use crate::metrics::{self, Closed};
+
 /// What a body did when its stream was polled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Polled {
@@ -54,7 +56,12 @@ async fn while_read(stream: impl Future<Output = ()>, patience: Duration) {
             // Woken for something else than the body.
             None => {}
         }
-        stalled.as_mut().map_or(Poll::Pending, |stalled| stalled.as_mut().poll(cx))
+        let due = stalled.as_mut().is_some_and(|stalled| stalled.as_mut().poll(cx).is_ready());
+        if due {
+            metrics::connection_closed(Closed::Unread);
+            return Poll::Ready(());
+        }
+        Poll::Pending
     })
     .await;
 }

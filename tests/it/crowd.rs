@@ -109,6 +109,48 @@ async fn streams_of_http_2_are_bounded() {
     .await;
 }
 
+/// Each says nothing and stays, faster than they are cut off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_silent_clients_keeps_no_probe_out() {
+    const SILENT: usize = 800;
+    let app = App::builder().workers(0).with("RILL_MAX_CONNECTIONS", "20").start().await;
+    let address = address(&app).to_owned();
+    let flood = tokio::spawn(async move {
+        let mut held = Vec::new();
+        for _ in 0..SILENT {
+            held.push(TcpStream::connect(&address).await.expect("connects"));
+        }
+        held
+    });
+    let mut longest = Duration::ZERO;
+    let mut probed = 0;
+    while !flood.is_finished() || probed < 20 {
+        let asked = Instant::now();
+        assert_eq!(app.get("/healthz").await.0, 200);
+        longest = longest.max(asked.elapsed());
+        probed += 1;
+    }
+    println!("{probed} probes during the flood, the longest took {longest:?}");
+    let held = flood.await.expect("connects");
+    assert_eq!(held.len(), SILENT);
+    assert!(app.metric("rill_connections_closed_total", "crowded").await >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_at_a_worker_s_metrics_keeps_no_probe_out() {
+    let mut app = App::builder().workers(0).start().await;
+    app.start_worker_with(&[("RILL_METRICS_LISTEN", "127.0.0.1:0")]);
+    let address = app.workers[0].address("metrics at").await;
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(&address).await.expect("connects"));
+    }
+    for probe in ["/healthz", "/readyz", "/metrics"] {
+        let answer = app.client.get(format!("http://{address}{probe}")).send().await;
+        assert_eq!(answer.expect("answers").status(), 200, "{probe}");
+    }
+}
+
 /// Each says nothing and goes; those who follow find everything as it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_connects_leaves_nothing_behind() {
