@@ -114,9 +114,13 @@ impl Listener {
     /// When the name is not known, or one of its addresses is taken, or none of
     /// them is this machine's.
     pub async fn bind(address: &Address) -> io::Result<Self> {
+        Self::on(address.resolve().await?)
+    }
+
+    fn on(addresses: Vec<SocketAddr>) -> io::Result<Self> {
         let mut sockets: Vec<TcpListener> = Vec::new();
         let mut not_ours = None;
-        for mut resolved in address.resolve().await? {
+        for mut resolved in addresses {
             // A port that the system chooses is one port.
             if let (0, Some(first)) = (resolved.port(), sockets.first()) {
                 resolved.set_port(first.local_addr()?.port());
@@ -241,17 +245,27 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_is_every_address_that_it_comes_to_on_one_port() {
-        let listener = Listener::bind(&"localhost:0".parse().expect("an address")).await;
-        let addresses = listener.as_ref().expect("a free port").addresses().expect("addresses");
-        assert!(!addresses.is_empty());
-        for address in &addresses {
-            assert!(address.ip().is_loopback() && address.port() == addresses[0].port());
-            let (connected, accepted) = tokio::join!(
-                TcpStream::connect(address),
-                listener.as_ref().expect("bound").accept()
-            );
-            assert_eq!(connected.expect("there").local_addr().ok(), accepted.ok().map(|(_, a)| a));
+        // The last one is nobody's.
+        let addresses = ["127.0.0.1:0", "127.0.0.2:0", "192.0.2.1:0"];
+        let listener = Listener::on(addresses.map(|text| text.parse().expect("one")).to_vec());
+        let listener = listener.expect("free ports");
+        let addresses = listener.addresses().expect("addresses");
+        assert_eq!(addresses.len(), 2);
+        assert_eq!(addresses[0].port(), addresses[1].port());
+        for address in addresses.repeat(2) {
+            let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+            let (_, peer) = accepted.expect("accepts");
+            assert_eq!(client.expect("there").local_addr().expect("known"), peer);
         }
+        assert!(Listener::on(vec!["192.0.2.1:0".parse().expect("one")]).is_err());
+        assert!(Listener::on(addresses).is_err(), "one that is taken");
+    }
+
+    #[tokio::test]
+    async fn localhost_can_be_listened_on() {
+        let listener = Listener::bind(&"localhost:0".parse().expect("an address")).await;
+        let addresses = listener.expect("a free port").addresses().expect("addresses");
+        assert!(!addresses.is_empty() && addresses.iter().all(|one| one.ip().is_loopback()));
     }
 
     #[tokio::test]
