@@ -149,13 +149,13 @@ async fn thousands_of_connects_that_close_at_once_leave_every_slot_free() {
 
 #[tokio::test]
 async fn an_open_stream_never_ends_for_a_new_client() {
-    let short = Duration::from_millis(300);
+    let short = Duration::from_millis(700);
     let limits = Limits { keep_alive: short, first_request_timeout: short, ..slots(1) };
     let mut server = TestServer::start(limits).await;
     let mut stream = server.connect(&get("/idle")).await;
     read_until(&mut stream, "first\n\r\n").await;
     assert_eq!(server.sees().await, Seen::Opened);
-    for _ in 0..15 {
+    for _ in 0..8 {
         assert!(server.ask("/hello").await.starts_with("HTTP/1.1 503"));
         tokio::time::sleep(short / 3).await;
     }

@@ -96,7 +96,7 @@ async fn beyond_the_slots_an_http_2_client_is_refused_and_asked_to_go() {
 /// first bytes.
 #[tokio::test]
 async fn who_opens_every_stream_and_never_reads_its_socket_is_cut_off() {
-    let limits = Limits { write_timeout: Duration::from_millis(500), ..Limits::default() };
+    let limits = Limits { write_timeout: Duration::from_secs(1), ..Limits::default() };
     let max = limits.max_streams;
     let mut server = TestServer::start(limits).await;
     let (near, far) = tokio::io::duplex(1024 * 1024);
