@@ -78,6 +78,14 @@ impl Endpoint for TestEndpoint {
                 });
                 Body::from_bytes_stream(first.chain(rest))
             }
+            // Its request's body is left unread.
+            "/held" => {
+                let body = request.take_body();
+                Body::from_bytes_stream(stream::pending().map(move |item: io::Result<Bytes>| {
+                    let _ = &body;
+                    item
+                }))
+            }
             // More than sockets and buffers hold.
             "/endless" => {
                 let guard = Dropped(seen);

@@ -1,5 +1,6 @@
 //! HTTP/2: many streams on a connection, each counted.
 
+use futures_util::FutureExt;
 use h2::client::{self, SendRequest};
 use poem::http;
 
@@ -161,4 +162,34 @@ async fn a_stream_that_nobody_reads_ends_and_its_connection_goes_on() {
     drop(idle);
     assert_eq!(server.sees().await, Seen::Dropped);
     assert!(!running.is_finished());
+}
+
+#[tokio::test]
+async fn bodies_that_nobody_reads_are_bounded_for_a_stream_and_a_connection() {
+    let server = TestServer::start(Limits::default()).await;
+    let (mut sender, _running) = connect(&server).await;
+    let mut sent = Vec::new();
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        let request = http::Request::post("http://x/held").body(()).expect("a request");
+        let (answer, mut body) = sender.send_request(request, false).expect("sent");
+        timeout(SOON, answer).await.expect("in time").expect("a head");
+        body.reserve_capacity(1024 * 1024);
+        let mut bytes = 0;
+        let capacity = |body: &mut h2::SendStream<Bytes>| {
+            let next = std::future::poll_fn(|cx| body.poll_capacity(cx));
+            next.now_or_never().flatten().map(|capacity| capacity.expect("open"))
+        };
+        // The server's SETTINGS, and what it grants, are there with the head.
+        while let Some(granted) = capacity(&mut body) {
+            body.send_data(vec![b'x'; granted].into(), false).expect("sent");
+            bytes += granted;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        sent.push(bytes);
+        streams.push(body);
+    }
+    let all: usize = sent.iter().sum();
+    assert!(sent.iter().all(|bytes| *bytes <= 64 * 1024), "{sent:?}");
+    assert!((64 * 1024..=256 * 1024).contains(&all), "{sent:?}");
 }
