@@ -48,7 +48,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use body::BodyTooLarge;
 pub use connections::{Overload, SPARE};
@@ -173,6 +173,7 @@ pub async fn serve(
     let listener = listener.into();
     let table = Connections::new(limits.bounds());
     let sweeping = tokio::spawn(sweep(table.clone(), limits.sweep_interval()));
+    let _sweeping = AbortOnDropHandle::new(sweeping);
     let drain_timeout = limits.drain_timeout;
     let places = Arc::new(Semaphore::new(limits.max_connections.saturating_add(SPARE)));
     let tasks = TaskTracker::new();
@@ -216,7 +217,6 @@ pub async fn serve(
         }
         tasks.wait().await;
     }
-    sweeping.abort();
 }
 
 async fn sweep(table: Arc<Connections>, interval: Duration) {
