@@ -84,7 +84,7 @@ fn missing() -> Option<String> {
     if !geteuid().is_root() {
         return Some("it makes network namespaces, which needs root".to_owned());
     }
-    let tools = "ip link show >/dev/null && command -v nsenter && unshare -n true";
+    let tools = "command -v nsenter && unshare -n ip link add near type veth peer name far";
     let output = Command::new("sh").args(["-c", tools]).output().expect("sh runs");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     (!output.status.success())
