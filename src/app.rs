@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cli::{self, Cli, Command, Stores};
+use crate::http::Listener;
 use crate::model::catalog::Catalog;
 use crate::model::simulator;
 use crate::operate::startup;
@@ -97,6 +98,11 @@ const STARTING: &str = "starting";
 /// What opens most files: a connection of a client's each, or one to a model.
 const CONNECTIONS: &str = "--max-connections";
 const CONCURRENCY: &str = "--concurrency";
+const METRICS_LISTEN: &str = "--metrics-listen";
+
+/// Connections to a worker's probes and metrics: from a crowd there, the stores'
+/// and the models' connections must not suffer.
+const METRICS_CONNECTIONS: u32 = 64;
 
 /// Those, and the stores' connections.
 fn check_files(
@@ -111,9 +117,12 @@ fn check_files(
     startup::check_files(&uses, checks)
 }
 
-fn listen(address: std::net::SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
-    http::listen(address).with_context(|| {
-        format!("can't listen on {address}; is another process there? Choose another with {option}")
+async fn listen(address: &http::Address, option: &str) -> anyhow::Result<Listener> {
+    http::Listener::bind(address).await.with_context(|| {
+        format!(
+            "can't listen on {address}; is it a name that this machine doesn't know, an address of \
+             another one, or is another process there? Choose another with {option}"
+        )
     })
 }
 
@@ -131,7 +140,7 @@ async fn up(options: cli::Up, stop: CancellationToken) -> anyhow::Result<()> {
     let files = [(api, CONNECTIONS), (worker, CONCURRENCY)];
     check_files(&files, &options.stores, Some(&options.tail), &options.checks)?;
     // Asked for first: a port that is taken should not cost a migration.
-    let listener = listen(options.api.listen, "--listen (or PORT with make run)")?;
+    let listener = listen(&options.api.listen, "--listen (or PORT with make run)").await?;
     let closing = CancellationToken::new();
     let (store, streams) = open(&options.stores, &closing)?;
     let prepared = async {
@@ -175,7 +184,7 @@ async fn serve(options: cli::Api, stop: CancellationToken) -> anyhow::Result<()>
     options.api.validate(options.stores.redis.stream_ttl)?;
     let files = [(options.api.max_connections, CONNECTIONS)];
     check_files(&files, &options.stores, Some(&options.tail), &options.checks)?;
-    let listener = listen(options.api.listen, "--listen")?;
+    let listener = listen(&options.api.listen, "--listen").await?;
     let catalog = Arc::new(options.models.catalog()?);
     let closing = CancellationToken::new();
     let (store, streams) = open(&options.stores, &closing)?;
@@ -191,7 +200,8 @@ async fn serve(options: cli::Api, stop: CancellationToken) -> anyhow::Result<()>
 async fn work(options: cli::Worker, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = metrics::install()?;
     options.worker.validate(options.stores.redis.stream_ttl)?;
-    let files = [(options.worker.concurrency, CONCURRENCY)];
+    let mut files = vec![(options.worker.concurrency, CONCURRENCY)];
+    files.extend(options.metrics_listen.is_some().then_some((METRICS_CONNECTIONS, METRICS_LISTEN)));
     check_files(&files, &options.stores, None, &options.checks)?;
     let catalog = Arc::new(options.models.catalog()?);
     announce(&catalog);
@@ -201,11 +211,16 @@ async fn work(options: cli::Worker, stop: CancellationToken) -> anyhow::Result<(
     shutdown::unless_stopped(&stop, STARTING, checked).await?;
     let tasks = Tasks::new(store.clone(), streams, None, &options.stores.tasks);
     let probes = TaskTracker::new();
-    if let Some(address) = options.metrics_listen {
-        let listener = listen(address, "--metrics-listen")?;
+    if let Some(address) = &options.metrics_listen {
+        let listener = listen(address, METRICS_LISTEN).await?;
         let endpoint = api::probes(tasks.clone(), metrics);
-        tracing::info!("metrics at http://{address}/metrics");
-        probes.spawn(http::serve(listener, endpoint, http::Limits::default(), closing.clone()));
+        tracing::info!("metrics at http://{}/metrics", listener.name(address)?);
+        let limits = http::Limits {
+            max_connections: METRICS_CONNECTIONS as usize,
+            probes: api::PROBES,
+            ..http::Limits::default()
+        };
+        probes.spawn(http::serve(listener, endpoint, limits, closing.clone()));
     }
     worker::run(tasks, catalog, options.worker, stop).await;
     close(&closing, &store).await;
@@ -226,7 +241,7 @@ fn announce(catalog: &Catalog) {
 
 /// Serves the API until `stop`, and then until its connections have ended.
 fn serve_api(
-    listener: TcpListener,
+    listener: Listener,
     options: api::Options,
     tasks: Tasks,
     tail: tail::Tail,
@@ -234,7 +249,7 @@ fn serve_api(
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<impl Future<Output = ()>> {
-    let address = listener.local_addr()?;
+    let address = listener.name(&options.listen)?;
     let limits = options.limits();
     let state = api::State {
         tasks: tasks.clone(),
@@ -268,8 +283,8 @@ async fn close(closing: &CancellationToken, store: &Store) {
 }
 
 async fn simulate(options: simulator::Options, stop: CancellationToken) -> anyhow::Result<()> {
-    let listener = listen(options.listen, "--listen")?;
-    let address = listener.local_addr()?;
+    let listener = listen(&options.listen, "--listen").await?;
+    let address = listener.name(&options.listen)?;
     tracing::warn!(
         "a simulator is at http://{address}/v1: it invents its answers, for trying out, tests and \
          benchmarks"

@@ -1,11 +1,9 @@
 //! The command line: one binary, a role for each kind of process.
 
-use std::net::SocketAddr;
-
 use clap::{Args, Parser, Subcommand};
 
 use crate::model::{catalog, simulator};
-use crate::{api, operate, runtime, store, streams, tasks, telemetry, worker};
+use crate::{api, http, operate, runtime, store, streams, tasks, telemetry, worker};
 
 /// Durable, resumable LLM token streams, native to Redis Streams.
 ///
@@ -129,9 +127,9 @@ pub struct Worker {
     /// The models.
     #[command(flatten)]
     pub models: catalog::Options,
-    /// Where to serve /metrics, /healthz and /readyz; nowhere if left out
+    /// Where to serve /metrics, /healthz and /readyz, as in 127.0.0.1:9100; nowhere if left out
     #[arg(long, env = "RILL_METRICS_LISTEN")]
-    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_listen: Option<http::Address>,
 }
 
 /// Options of `healthcheck`.

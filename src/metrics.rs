@@ -205,6 +205,41 @@ pub fn connection() -> InFlight {
     in_flight("rill_connections_open")
 }
 
+/// Why the server ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// It sent no request in time.
+    Silent,
+    /// It was idle for as long as it may be.
+    Idle,
+    /// It was idle, and its slot was needed.
+    Evicted,
+    /// Slots and guests' places were taken, and it was the oldest guest.
+    Crowded,
+    /// It left a full socket unread, or a stream of HTTP/2 (the stream alone ends).
+    Unread,
+    /// It was gone, and nothing said so.
+    Vanished,
+}
+
+/// The server ended a connection.
+pub fn connection_closed(why: Closed) {
+    let why = match why {
+        Closed::Silent => "silent",
+        Closed::Idle => "idle",
+        Closed::Evicted => "evicted",
+        Closed::Crowded => "crowded",
+        Closed::Unread => "unread",
+        Closed::Vanished => "vanished",
+    };
+    counter!("rill_connections_closed_total", "reason" => why).increment(1);
+}
+
+/// A request was refused, as it is beyond `limit`.
+pub fn overloaded(limit: &'static str) {
+    counter!("rill_http_overloaded_total", "limit" => limit).increment(1);
+}
+
 /// A statement was sent to PostgreSQL.
 pub fn store_statement(statement: &'static str) {
     counter!("rill_store_statements_total", "statement" => statement).increment(1);

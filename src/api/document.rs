@@ -29,7 +29,8 @@ miss nothing.
 
 Errors are `application/problem+json` (RFC 9457). Programs branch on `code`, which is stable; \
 `detail` says what to do. Each operation lists its codes; beside those, any request can be answered \
-with 404 `unknown_path`, 405 `method_not_allowed` (with `Allow`) and 400 `bad_request`. Every \
+with 404 `unknown_path`, 405 `method_not_allowed` (with `Allow`) and 400 `bad_request`, and any but \
+a probe with 503 `overloaded` (with `Retry-After`). Every \
 response has an `X-Request-Id`: yours if the request had one, otherwise a new one.
 
 Lists come in pages: give `next_cursor` as `cursor` to get the next one, until it is null.";

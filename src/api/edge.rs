@@ -16,6 +16,7 @@ use tracing::Instrument;
 use super::cors::Cors;
 use super::problem::{Code, Problem};
 use super::request_id::{self, RequestId};
+use crate::http::Overload;
 use crate::metrics;
 
 /// What the document says of a route.
@@ -74,11 +75,16 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
         async {
             let origin = self.edge.cors.allowed(request.headers());
             let preflight = origin.as_ref().and_then(|_| Cors::preflight(&request));
-            let mut response = match preflight {
-                Some(response) => response,
-                None => self.answer(request, &id).await,
+            let overload = request.extensions().get::<Overload>().copied();
+            let mut response = match (preflight, overload) {
+                (Some(response), _) => response,
+                (None, Some(overload)) => Problem::overloaded(overload).response(&id),
+                (None, None) => self.answer(request, &id).await,
             };
-            let route = self.route(&response);
+            let route = match overload {
+                Some(_) => "refused".to_owned(),
+                None => self.route(&response),
+            };
             let headers = response.headers_mut();
             headers.insert(request_id::HEADER, id.header());
             headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -46,7 +46,7 @@ use poem_openapi::OpenApiService;
 use tokio_util::sync::CancellationToken;
 
 pub use document::openapi_document;
-pub use options::Options;
+pub use options::{Options, PROBES};
 
 use crate::model::catalog::Catalog;
 use crate::tasks::Tasks;

@@ -1,33 +1,43 @@
 //! The API's options.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::{self, Invalid};
-use crate::http::Limits;
+use crate::http::{self, Limits};
 
 /// The time that a stopped API's reader is told to wait, at most.
 const SHORTEST_TTL: Duration = Duration::from_secs(3);
+
+/// What is served whatever the load: who restarts processes, routes requests
+/// and looks at the load has to know.
+pub const PROBES: &[&str] = &["/healthz", "/readyz", "/metrics"];
 
 /// How the API is served.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "API")]
 #[group(skip)]
 pub struct Options {
-    /// Where to listen. Everybody who reaches it may do everything
+    /// Where to listen: an address or a name (every address that it comes to at start), and a
+    /// port. Everybody who reaches it may do everything
     #[arg(long, env = "RILL_LISTEN", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
-    /// Connections open at most; further ones wait to be accepted
+    pub listen: http::Address,
+    /// Connections open at most; beyond, idle ones end for new ones, and then requests are
+    /// answered 503, but for probes
     #[arg(long, env = "RILL_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
+    /// Requests and event streams in progress at most, over all connections (HTTP/2 has many on
+    /// one); beyond, requests are answered 503, but for probes. As many as connections if left out
+    #[arg(long, env = "RILL_MAX_STREAMS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_streams: Option<u32>,
     /// Bytes of a request's body at most
     #[arg(long, env = "RILL_MAX_BODY", default_value_t = 256 * 1024, value_parser = clap::value_parser!(u32).range(1024..=64 * 1024 * 1024))]
     pub max_body: u32,
     /// How long a request's body may take to arrive
     #[arg(long, env = "RILL_BODY_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub body_timeout: Duration,
-    /// How long a client may leave what was written to it unread
-    #[arg(long, env = "RILL_WRITE_TIMEOUT", default_value = "30s", value_parser = duration)]
+    /// How long a client may leave what was written to it unread. What is unread because the
+    /// client vanished ends its connection after 20s, or this time if it is longer
+    #[arg(long, env = "RILL_WRITE_TIMEOUT", default_value = "20s", value_parser = duration)]
     pub write_timeout: Duration,
     /// How long an event stream may be silent before a ping is sent, so that
     /// proxies (most cut after 60 s) keep it open and clients know that it lives; 30s at most
@@ -68,13 +78,12 @@ impl Options {
     pub fn limits(&self) -> Limits {
         Limits {
             max_connections: self.max_connections as usize,
-            // Proxies keep idle connections for a minute, and answer 502 when one
-            // is closed as they send the next request on it.
-            header_read_timeout: Duration::from_secs(75),
-            write_timeout: self.write_timeout,
+            max_requests: self.max_streams.unwrap_or(self.max_connections) as usize,
             max_body: self.max_body as usize,
+            probes: PROBES,
             ..Limits::default()
         }
+        .write_timeout(self.write_timeout)
     }
 }
 

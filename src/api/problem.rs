@@ -14,6 +14,7 @@ use poem_openapi::registry::{MetaSchemaRef, Registry};
 use poem_openapi::types::{ToJSON, Type};
 
 use super::request_id::RequestId;
+use crate::http::Overload;
 use crate::log_limit::LogLimit;
 
 macro_rules! codes {
@@ -68,6 +69,7 @@ codes! {
     Internal INTERNAL_SERVER_ERROR "internal" "A defect of the server";
     Unavailable SERVICE_UNAVAILABLE "unavailable" "A part of the service can't be reached right now";
     NotReady SERVICE_UNAVAILABLE "not_ready" "The service can't do its work right now";
+    Overloaded SERVICE_UNAVAILABLE "overloaded" "The process has as many connections or requests as it may have";
 }
 
 /// Bytes of a text in a problem at most: much of it may be the caller's own.
@@ -166,6 +168,25 @@ impl Problem {
         Self { cause: Some(cause.into()), ..Self::new(Code::Unavailable, detail) }
     }
 
+    /// The process has as much to do as it may.
+    pub(super) fn overloaded(overload: Overload) -> Self {
+        Self::new(
+            Code::Overloaded,
+            match overload {
+                Overload::Connections => {
+                    "This process has as many connections as it may have \
+                     (--max-connections), and none is idle. The connection ends here: repeat the \
+                     request on a new one after the seconds that Retry-After names."
+                }
+                Overload::Requests => {
+                    "This process has as many requests and event streams in progress as it may \
+                     have (--max-streams). Repeat the request after the seconds that Retry-After \
+                     names."
+                }
+            },
+        )
+    }
+
     /// The same problem with another detail, where it is `code`.
     #[must_use]
     pub(super) fn explain(mut self, code: Code, detail: &'static str) -> Self {
@@ -216,7 +237,9 @@ impl Problem {
             .content_type(ProblemPayload::CONTENT_TYPE)
             .header(header::CACHE_CONTROL, "no-store");
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            response = response.header(header::RETRY_AFTER, "1");
+            // Outages end at once, and load as clients leave.
+            let seconds = if self.code == Code::Overloaded { "5" } else { "1" };
+            response = response.header(header::RETRY_AFTER, seconds);
         }
         if let Some(allow) = self.allow {
             response = response.header(header::ALLOW, allow);

@@ -42,8 +42,9 @@ const AT_START: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Files that a process has open beside those that options speak of: logs,
-/// listeners, the runtime's own, connections to Redis that are shared.
-const OTHER_FILES: u64 = 64;
+/// listeners, the runtime's own, connections to Redis that are shared, and of
+/// clients beyond `--max-connections` ([`http::SPARE`](crate::http::SPARE)).
+const OTHER_FILES: u64 = 128;
 
 /// Sees to it that the process may have as many files open as its options can
 /// make it open, each a number and its option. Raises its limit where it may.

@@ -8,6 +8,7 @@ mod answers;
 mod cancel;
 mod chaos;
 mod compose;
+mod crowd;
 mod deployment;
 mod drain;
 mod ends;
@@ -17,6 +18,7 @@ mod failover;
 mod faults;
 mod late;
 mod layering;
+mod listen;
 mod load_client;
 mod make_run;
 mod operators;
@@ -37,6 +39,7 @@ mod support;
 mod takeover;
 mod together;
 mod upstream_tls;
+mod vanished;
 mod versions;
 
 /// Makes a test of each stream test, with hints and without.

@@ -168,7 +168,7 @@ async fn run<D: Design>(
     // As rill's API has them. Streams that are open end with the process.
     let limits = Limits {
         max_connections: 30_000,
-        header_read_timeout: Duration::from_secs(75),
+        max_requests: 30_000,
         drain_timeout: Duration::from_secs(1),
         ..Limits::default()
     };

@@ -24,7 +24,6 @@ mod text;
 mod whole;
 mod wire;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -32,7 +31,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use poem::http::{Method, StatusCode, header};
 use poem::{Body, Endpoint, Request, Response};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::answer::answer;
@@ -56,7 +54,7 @@ const MAX_BODY: usize = 64 * 1024 * 1024;
 pub struct Options {
     /// Address to listen on
     #[arg(long, env = "RILL_SIMULATOR_LISTEN", default_value = "127.0.0.1:8090")]
-    pub listen: SocketAddr,
+    pub listen: http::Address,
     /// How it answers when the prompt doesn't say.
     #[command(flatten)]
     pub defaults: Defaults,
@@ -90,7 +88,11 @@ impl Default for Defaults {
 }
 
 /// Answers on `listener` until `shutdown`; then running answers are cut.
-pub async fn serve(listener: TcpListener, defaults: Defaults, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: impl Into<http::Listener>,
+    defaults: Defaults,
+    shutdown: CancellationToken,
+) {
     let limits = http::Limits {
         max_body: MAX_BODY,
         drain_timeout: Duration::from_secs(1),
@@ -112,6 +114,9 @@ impl Endpoint for Simulator {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
+        if request.extensions().get::<http::Overload>().is_some() {
+            return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "all connections are taken"));
+        }
         let path = request.uri().path();
         Ok(match (request.method(), path.trim_end_matches('/')) {
             (&Method::POST, "/v1/chat/completions") => self.complete(request).await,

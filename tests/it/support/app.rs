@@ -131,7 +131,7 @@ pub(crate) struct App {
     pub(crate) name: String,
     admin_url: String,
     pub(crate) redis_url: String,
-    environment: Vec<(String, String)>,
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) client: reqwest::Client,
     pub(crate) url: String,
     pub(crate) model_url: String,
