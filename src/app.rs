@@ -222,6 +222,7 @@ fn serve_api(
         catalog,
         metrics,
         shutdown: stop.clone(),
+        listening: address,
         options: Arc::new(options),
     };
     Ok(async move {

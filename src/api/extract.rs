@@ -73,6 +73,15 @@ impl<'a> ApiExtractor<'a> for RawHeader {
     }
 }
 
+/// The one value of a header that stands there once, or several times with the same
+/// value: proxies repeat fields, and join repeated ones. None if they differ; empty if
+/// there is none.
+pub(super) fn once<'a>(values: &'a str, separator: &str) -> Option<&'a str> {
+    let mut values = values.split(separator).map(str::trim_ascii).filter(|value| *value != "");
+    let first = values.next().unwrap_or_default();
+    values.all(|value| value == first).then_some(first)
+}
+
 /// How many items a page has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limit(u16);

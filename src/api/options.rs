@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::public_url::PublicUrl;
 use crate::config::{self, Invalid};
 use crate::http::Limits;
 
@@ -44,6 +45,22 @@ pub struct Options {
                 origin; repeatable"
     )]
     pub cors_origins: Vec<String>,
+    /// Where browsers find the API, as https://example.com/chat/, if a proxy is in front:
+    /// what the page, links and the document begin with, and a Host and Origin that are this
+    /// server's own
+    #[arg(long, env = "RILL_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<PublicUrl>,
+    /// A further name that requests may be for.
+    #[arg(
+        long = "allowed-host",
+        env = "RILL_ALLOWED_HOSTS",
+        value_name = "HOST",
+        value_delimiter = ',',
+        value_parser = host,
+        help = "A further name that requests may be for, where the Host header is checked (listening on \
+                loopback, or with --public-url), or * for any; repeatable"
+    )]
+    pub allowed_hosts: Vec<String>,
 }
 
 impl Options {
@@ -62,6 +79,11 @@ impl Options {
             )));
         }
         Ok(())
+    }
+
+    /// What paths begin with behind the proxy, such as `/chat`; often empty.
+    pub fn base_path(&self) -> &str {
+        self.public_url.as_ref().map_or("", PublicUrl::base)
     }
 
     /// What the server allows its clients.
@@ -112,6 +134,15 @@ fn origin(text: &str) -> Result<String, String> {
         }
         _ => Err("an origin is a scheme and a host without a path, such as https://chat.example"
             .to_owned()),
+    }
+}
+
+/// A name or an address, without a port; or any.
+fn host(text: &str) -> Result<String, String> {
+    match url::Host::parse(text) {
+        _ if text == "*" => Ok(text.to_owned()),
+        Ok(host) if !text.is_empty() => Ok(host.to_string()),
+        _ => Err("it is a host without scheme, port and path, such as chat.example".to_owned()),
     }
 }
 
