@@ -18,12 +18,10 @@ pub(super) fn check(headers: &HeaderMap) -> Result<(), Problem> {
     for (name, plain) in
         [(header::CONTENT_ENCODING, "identity"), (header::TRANSFER_ENCODING, "chunked")]
     {
-        if let Some(coding) =
-            items(headers, &name).find(|coding| !coding.eq_ignore_ascii_case(plain))
-        {
+        if let Some(coding) = other_than(plain, headers, &name) {
             let detail = format!(
-                "The body is encoded ({name}: {}), and no encoding is understood here. Send it as it is: not \
-                 compressed, and without that header.",
+                "The body is encoded ({name}: {}), and no encoding is understood here. Send it as \
+                 it is: not compressed, and without that header.",
                 quoted(&coding),
             );
             // What RFC 9110, 15.5.16 asks for.
@@ -47,17 +45,14 @@ pub(super) fn check(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The items of a header that is a list.
-fn items(headers: &HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> {
-    let values = headers.get_all(name).iter();
-    values
-        .flat_map(|value| {
-            let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            text.split(',').map(|item| item.trim().to_owned()).collect::<Vec<_>>()
-        })
-        .filter(|item| !item.is_empty())
-        .collect::<Vec<_>>()
-        .into_iter()
+/// The first item of a header's list that isn't `plain`.
+fn other_than(plain: &str, headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    headers.get_all(name).iter().find_map(|value| {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let mut items = text.split(',').map(str::trim);
+        let other = items.find(|item| !item.is_empty() && !item.eq_ignore_ascii_case(plain));
+        other.map(str::to_owned)
+    })
 }
 
 fn is_json(content_type: &str) -> bool {

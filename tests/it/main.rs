@@ -5,6 +5,8 @@
 //! database, Redis prefix and `rill` processes.
 
 mod answers;
+mod base_path;
+mod browsers;
 mod cancel;
 mod chaos;
 mod deployment;
@@ -13,6 +15,7 @@ mod ends;
 mod errors;
 mod exact;
 mod faults;
+mod hostile;
 mod late;
 mod layering;
 mod load_client;
@@ -23,6 +26,7 @@ mod protocol;
 mod providers;
 mod readme;
 mod recovery;
+mod requests;
 mod retries;
 mod scale;
 mod schema;
