@@ -32,7 +32,7 @@ impl Nginx {
         );
         let file = directory.join("nginx.conf");
         std::fs::write(&file, configuration).expect("a configuration");
-        let child = super::process::mortal("nginx")
+        let child = super::process::mortal(&program())
             .arg("-c")
             .arg(&file)
             .args(["-e", &format!("{at}/log")])
@@ -55,6 +55,12 @@ impl Nginx {
     pub(crate) fn urls(&self) -> Vec<String> {
         self.ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect()
     }
+}
+
+/// Debian keeps it where only root's `PATH` leads.
+fn program() -> String {
+    let debian = "/usr/sbin/nginx";
+    if std::path::Path::new(debian).exists() { debian } else { "nginx" }.to_owned()
 }
 
 fn free_port() -> u16 {
