@@ -77,7 +77,9 @@ impl<'a> ApiExtractor<'a> for RawHeader {
 /// value: proxies repeat fields, and join repeated ones. None if they differ; empty if
 /// there is none.
 pub(super) fn once<'a>(values: &'a str, separator: &str) -> Option<&'a str> {
-    let mut values = values.split(separator).map(str::trim_ascii).filter(|value| *value != "");
+    // (`Type`'s `is_empty` would be found first, which says something else.)
+    let said = |value: &&str| !str::is_empty(value);
+    let mut values = values.split(separator).map(str::trim_ascii).filter(said);
     let first = values.next().unwrap_or_default();
     values.all(|value| value == first).then_some(first)
 }

@@ -110,7 +110,7 @@ pub(super) struct Problem {
     detail: Cow<'static, str>,
     errors: FieldErrors,
     /// A header that this kind of problem has.
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
     #[source]
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -154,7 +154,7 @@ impl Problem {
     /// The same problem with a header; one that can't be sent is left away.
     #[must_use]
     pub(super) fn with(mut self, name: HeaderName, value: &str) -> Self {
-        self.header = HeaderValue::from_str(value).ok().map(|value| (name, value));
+        self.header = HeaderValue::from_str(value).ok().map(|value| Box::new((name, value)));
         self
     }
 
@@ -226,7 +226,8 @@ impl Problem {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response = response.header(header::RETRY_AFTER, "1");
         }
-        if let Some((name, value)) = self.header {
+        if let Some(header) = self.header {
+            let (name, value) = *header;
             response = response.header(name, value);
         }
         response.body(Body::from_string(body.to_json_string()))

@@ -57,7 +57,7 @@ pub(super) fn cursor(header: Option<&[u8]>, query: Option<&str>) -> Result<Event
             "There are several Last-Event-ID headers, and they differ. Send the newest alone.";
         Problem::new(Code::MalformedCursor, detail)
     })?;
-    match [header, query.unwrap_or_default()].into_iter().find(|id| *id != "") {
+    match [header, query.unwrap_or_default()].into_iter().find(|id| !str::is_empty(id)) {
         None => Ok(EventId::START),
         Some(id) => id.parse().map_err(|_| malformed()),
     }

@@ -357,7 +357,7 @@ async fn a_hostile_request_costs_no_more_than_its_bytes_and_nobody_waits_for_it(
     over.store(true, Ordering::Relaxed);
     let longest = watching.await.expect("healthz is answered");
     let highest = |of: fn(&(&'static str, f64, f64)) -> f64| {
-        figures.iter().max_by(|one, other| of(one).total_cmp(&of(other))).expect("some").clone()
+        *figures.iter().max_by(|one, other| of(one).total_cmp(&of(other))).expect("some")
     };
     let (memory, cpu) = (highest(|figure| figure.1), highest(|figure| figure.2));
     println!("highest: {:.1} bytes of memory a byte ({})", memory.1, memory.0);
