@@ -23,9 +23,17 @@ pub(super) fn write(
 }
 
 /// As [`write`] does, with the plain formatter where that does: each token goes
-/// through here, and most have ASCII alone.
+/// through here, and few have a byte that such a character begins with.
 pub(super) fn write_text(out: &mut Vec<u8>, text: &str) -> serde_json::Result<()> {
-    if text.is_ascii() { serde_json::to_writer(out, text) } else { write(out, text) }
+    match first(text) {
+        None => serde_json::to_writer(out, text),
+        Some(_) => write(out, text),
+    }
+}
+
+/// Where a character may begin that is escaped.
+fn first(text: &str) -> Option<usize> {
+    memchr2(0xe2, 0xc2, text.as_bytes())
 }
 
 struct OneLine;

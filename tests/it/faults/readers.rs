@@ -32,7 +32,8 @@ async fn ask(app: &App, path: &str) -> TcpStream {
     socket.set_recv_buffer_size(4096).expect("a small buffer");
     let mut socket = socket.connect(address(app)).await.expect("connects");
     // HTTP/1.0, so that the body comes as it is.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
     socket.write_all(request.as_bytes()).await.expect("asks");
     socket
 }
