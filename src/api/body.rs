@@ -5,9 +5,11 @@
 //! can be stored, it is what the operation takes. What is wrong is named by a
 //! JSON Pointer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use poem::error::ReadBodyError;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
 use poem::{IntoResponse, Request, RequestBody, Response, Result};
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{
@@ -17,6 +19,7 @@ use poem_openapi::types::{ToJSON, Type};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::computing::work_on;
 use super::field_error::{FieldError, Pointer};
@@ -27,10 +30,12 @@ use crate::domain::RawObject;
 use crate::http::BodyTooLarge;
 
 /// The bounds of a body, in the request's data.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct BodyLimits {
     pub(super) bytes: usize,
     pub(super) time: Duration,
+    /// Bytes that all bodies together may hold: a permit for each.
+    pub(super) memory: Arc<Semaphore>,
 }
 
 /// A JSON object as a request's body: as it came, and as it is understood.
@@ -40,6 +45,8 @@ pub(super) struct JsonBody<T> {
     pub(super) value: T,
     /// As it came, field by field.
     pub(super) raw: RawObject,
+    /// Its share of the memory for bodies, for as long as anything is made of it.
+    pub(super) held: Option<OwnedSemaphorePermit>,
 }
 
 /// What some editors and shells put before UTF-8.
@@ -73,7 +80,7 @@ impl<T: DeserializeOwned> JsonBody<T> {
             let error = FieldError::new("", "it has to be a JSON object");
             Problem::body(Code::InvalidBody, error)
         })?;
-        Ok(Self { value, raw })
+        Ok(Self { value, raw, held: None })
     }
 }
 
@@ -99,8 +106,13 @@ fn without_place(error: &serde_json::Error) -> String {
     text
 }
 
-async fn read(request: &Request, body: &mut RequestBody) -> Result<bytes::Bytes> {
-    let limits = request.data::<BodyLimits>().copied();
+/// The body's bytes, and their share of the memory for bodies, which is taken as they
+/// arrive: who declares much and sends little takes little.
+async fn read(
+    request: &Request,
+    body: &mut RequestBody,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>)> {
+    let limits = request.data::<BodyLimits>().cloned();
     let limits = limits.ok_or_else(|| Problem::internal("a route without body limits"))?;
     let too_large = || {
         let detail = format!("A body has at most {} bytes. Send less.", limits.bytes);
@@ -110,20 +122,43 @@ async fn read(request: &Request, body: &mut RequestBody) -> Result<bytes::Bytes>
     if declared.is_some_and(|declared| declared > limits.bytes as u64) {
         return Err(too_large().into());
     }
-    match tokio::time::timeout(limits.time, body.take()?.into_bytes_limit(limits.bytes)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(ReadBodyError::PayloadTooLarge)) => Err(too_large().into()),
-        Ok(Err(ReadBodyError::Io(error))) if BodyTooLarge::find(&error).is_some() => {
-            Err(too_large().into())
+    let mut pieces = body.take()?.into_bytes_stream();
+    let mut bytes = BytesMut::new();
+    let mut held: Option<OwnedSemaphorePermit> = None;
+    let arrive = async {
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| match BodyTooLarge::find(&error) {
+                Some(_) => too_large(),
+                None => Problem::new(Code::BadRequest, format!("The body can't be read: {error}.")),
+            })?;
+            if bytes.len() + piece.len() > limits.bytes {
+                return Err(too_large());
+            }
+            let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            let share = limits.memory.clone().try_acquire_many_owned(length);
+            let share = share.map_err(|_| Problem::unavailable(Crowded))?;
+            match &mut held {
+                Some(held) => held.merge(share),
+                None => held = Some(share),
+            }
+            bytes.extend_from_slice(&piece);
         }
-        Ok(Err(error)) => Err(error.into()),
+        Ok(())
+    };
+    match tokio::time::timeout(limits.time, arrive).await {
+        Ok(arrived) => arrived?,
         Err(_) => {
             let detail =
                 format!("The body did not arrive within {:?}. Send it again.", limits.time);
-            Err(Problem::new(Code::BodyTimeout, detail).into())
+            return Err(Problem::new(Code::BodyTimeout, detail).into());
         }
     }
+    Ok((bytes.freeze(), held))
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("the bodies that are being read and worked on take all of --body-memory")]
+struct Crowded;
 
 impl<'a, T: DeserializeOwned + Type + Send + 'static> ApiExtractor<'a> for JsonBody<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
@@ -144,8 +179,9 @@ impl<'a, T: DeserializeOwned + Type + Send + 'static> ApiExtractor<'a> for JsonB
         _: ExtractParamOptions<()>,
     ) -> Result<Self> {
         media_type::check(request.headers())?;
-        let bytes = read(request, body).await?;
-        Ok(work_on(bytes.len(), move || Self::parse(&bytes)).await??)
+        let (bytes, held) = read(request, body).await?;
+        let parsed = work_on(bytes.len(), move || Self::parse(&bytes)).await??;
+        Ok(Self { held, ..parsed })
     }
 }
 

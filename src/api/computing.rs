@@ -29,6 +29,11 @@ pub(super) async fn work_on<T: Send + 'static>(
         return Ok(work());
     }
     // The semaphore is never closed, so this can't fail.
-    let _turn = TURNS.acquire().await;
+    let turn = TURNS.acquire().await.ok();
+    let work = move || {
+        // Ends with the work, even if nobody waits for it any more.
+        let _turn = turn;
+        work()
+    };
     tokio::task::spawn_blocking(work).await.map_err(Problem::internal)
 }

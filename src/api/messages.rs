@@ -214,8 +214,9 @@ impl Messages {
         conversation: ConversationId,
         key: Option<String>,
         traceparent: Option<String>,
-        body: JsonBody<NewMessage>,
+        mut body: JsonBody<NewMessage>,
     ) -> Result<Accepted, Problem> {
+        let _held = body.held.take();
         let prepared = {
             let key = key.clone();
             work_on(body.raw.text_len(), move || Prepared::of(conversation, key, &body)).await??

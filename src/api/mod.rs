@@ -53,6 +53,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use poem::endpoint::{make, make_sync};
 use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, get};
 use poem_openapi::OpenApiService;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use document::openapi_document;
@@ -99,6 +100,7 @@ pub fn endpoint(state: State) -> impl Endpoint<Output = Response> + 'static {
     let limits = body::BodyLimits {
         bytes: state.options.max_body as usize,
         time: state.options.body_timeout,
+        memory: Arc::new(Semaphore::new(state.options.body_memory as usize)),
     };
     let cors = cors::Cors::new(&state.options.cors_origins);
     let guard = guard::Guard::new(&state.options, state.listening.ip());

@@ -24,6 +24,9 @@ pub struct Options {
     /// Bytes of a request's body at most
     #[arg(long, env = "RILL_MAX_BODY", default_value_t = 256 * 1024, value_parser = clap::value_parser!(u32).range(1024..=64 * 1024 * 1024))]
     pub max_body: u32,
+    /// Bytes that the bodies of all requests may hold at a time; what comes beyond is answered 503
+    #[arg(long, env = "RILL_BODY_MEMORY", default_value_t = 64 * 1024 * 1024)]
+    pub body_memory: u32,
     /// How long a request's body may take to arrive
     #[arg(long, env = "RILL_BODY_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub body_timeout: Duration,
@@ -76,6 +79,12 @@ impl Options {
                  same, and at least {}",
                 humantime::format_duration(stream_ttl),
                 humantime::format_duration(SHORTEST_TTL),
+            )));
+        }
+        if self.body_memory < self.max_body {
+            return Err(Invalid(format!(
+                "--body-memory {} doesn't hold the largest body: give it at least --max-body, {}",
+                self.body_memory, self.max_body
             )));
         }
         Ok(())

@@ -210,6 +210,38 @@ async fn a_body_that_does_not_arrive_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn bodies_together_hold_no_more_than_is_allowed_and_give_it_back() {
+    let client = client(&["--body-memory=3000"]);
+    let (sender, receiver) = tokio::sync::mpsc::channel::<std::io::Result<bytes::Bytes>>(1);
+    let pieces = futures_util::stream::unfold(receiver, async |mut receiver| {
+        let piece = receiver.recv().await?;
+        Some((piece, receiver))
+    });
+    let slow = client.post("/v1/conversations").content_type("application/json");
+    let slow = slow.body(poem::Body::from_bytes_stream(pieces)).send();
+    let others = async {
+        let piece = |bytes| sender.send(Ok(bytes::Bytes::from(vec![b' '; bytes])));
+        piece(2_000).await.expect("it is read");
+        // The channel holds one: that it takes a third means that the first was read.
+        piece(0).await.expect("it is read");
+        piece(0).await.expect("it is read");
+        let post = |bytes: usize| {
+            let request = client.post("/v1/conversations").content_type("application/json");
+            request.body(vec![b'x'; bytes]).send()
+        };
+        let crowded = post(1_001).await;
+        crowded.assert_header("retry-after", "1");
+        problem(crowded, 503, "unavailable").await;
+        problem(post(1_000).await, 400, "invalid_json").await;
+        drop(sender);
+    };
+    let (slow, ()) = tokio::join!(slow, others);
+    problem(slow, 400, "invalid_json").await;
+    let last = client.post("/v1/conversations").content_type("application/json");
+    problem(last.body(vec![b'x'; 2_048]).send().await, 400, "invalid_json").await;
+}
+
+#[tokio::test]
 async fn every_bad_parameter_is_refused_with_its_code() {
     let client = client(&[]);
     let stream = format!("/v1/tasks/{ID}/stream");
