@@ -48,10 +48,14 @@ pub struct Options {
                 origin; repeatable"
     )]
     pub cors_origins: Vec<String>,
-    /// Where browsers find the API, as https://example.com/chat/, if a proxy is in front:
-    /// what the page, links and the document begin with, and a Host and Origin that are this
-    /// server's own
-    #[arg(long, env = "RILL_PUBLIC_URL", value_name = "URL")]
+    /// Where browsers find the API.
+    #[arg(
+        long,
+        env = "RILL_PUBLIC_URL",
+        value_name = "URL",
+        help = "Where browsers find the API, as https://example.com/chat/, if a proxy is in front: what the \
+                page, links and the document begin with, and a Host and Origin that are this server's own"
+    )]
     pub public_url: Option<PublicUrl>,
     /// A further name that requests may be for.
     #[arg(
