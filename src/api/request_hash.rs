@@ -134,6 +134,15 @@ mod tests {
     }
 
     #[test]
+    fn a_body_has_the_hash_that_other_versions_gave_it() {
+        let json =
+            r#"{"content":"é\n","stop":["a","b"],"seed":null,"temperature":0.5,"tools":[{},[]]}"#;
+        let hash = request_hash(b"context", json);
+        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "46d35666ad2d1f885c1fb23f9b39f20a1218e3b5f0443bafe3b8c334d99df388");
+    }
+
+    #[test]
     fn what_says_the_same_is_the_same() {
         let same = [
             (r#"{"a":1,"b":[true,null]}"#, " { \"b\" : [ true , null ] ,\n\"a\" : 1.0 } "),

@@ -1,6 +1,8 @@
 //! A request costs what its bytes cost: memory and CPU are bounded for each byte,
 //! whatever the bytes say, and others are answered meanwhile.
 
+#![cfg(target_os = "linux")]
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -305,7 +307,6 @@ async fn answer(address: &str, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
-#[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hostile_request_costs_no_more_than_its_bytes_and_nobody_waits_for_it() {
     // Freed memory is given back at once: otherwise the next request would find it there.
