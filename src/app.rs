@@ -250,12 +250,17 @@ fn serve_api(
     stop: CancellationToken,
 ) -> anyhow::Result<impl Future<Output = ()>> {
     let address = listener.name(&options.listen)?;
+    // Open to others if one of them is.
+    let addresses = listener.addresses()?;
+    let open = addresses.iter().find(|address| !address.ip().is_loopback());
+    let listening = *open.or(addresses.first()).context("no address is listened on")?;
     let limits = options.limits();
     let state = api::State {
         tasks: tasks.clone(),
         catalog,
         metrics,
         shutdown: stop.clone(),
+        listening,
         options: Arc::new(options),
     };
     Ok(async move {

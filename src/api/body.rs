@@ -5,9 +5,11 @@
 //! can be stored, it is what the operation takes. What is wrong is named by a
 //! JSON Pointer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use poem::error::ReadBodyError;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
 use poem::{IntoResponse, Request, RequestBody, Response, Result};
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{
@@ -16,23 +18,24 @@ use poem_openapi::registry::{
 use poem_openapi::types::{ToJSON, Type};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use serde_path_to_error::Segment;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::distinct::Distinct;
-use super::problem::{Code, FieldError, Problem};
+use super::computing::work_on;
+use super::field_error::{FieldError, Pointer};
+use super::media_type;
+use super::problem::{Code, Problem};
+use super::scan::scan;
 use crate::domain::RawObject;
 use crate::http::BodyTooLarge;
 
-/// What 415 says.
-pub(super) const DECLARE_JSON: &str =
-    "The body has to be JSON, declared by `Content-Type: application/json`.";
-
 /// The bounds of a body, in the request's data.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct BodyLimits {
     pub(super) bytes: usize,
     pub(super) time: Duration,
+    /// Bytes that all bodies together may hold: a permit for each.
+    pub(super) memory: Arc<Semaphore>,
 }
 
 /// A JSON object as a request's body: as it came, and as it is understood.
@@ -42,16 +45,19 @@ pub(super) struct JsonBody<T> {
     pub(super) value: T,
     /// As it came, field by field.
     pub(super) raw: RawObject,
+    /// Its share of the memory for bodies, for as long as anything is made of it.
+    pub(super) held: Option<OwnedSemaphorePermit>,
 }
+
+/// What some editors and shells put before UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl<T: DeserializeOwned> JsonBody<T> {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
-        let Distinct(json) = serde_json::from_slice(bytes).map_err(|error| {
+        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+        let errors = scan(bytes).map_err(|error| {
             if error.is_data() {
-                return Problem::body(
-                    Code::InvalidBody,
-                    vec![FieldError::new("", error.to_string())],
-                );
+                return Problem::body(Code::InvalidBody, FieldError::new("", error.to_string()));
             }
             let detail = if bytes.is_empty() {
                 "The body is empty; it has to be a JSON object.".to_owned()
@@ -60,82 +66,53 @@ impl<T: DeserializeOwned> JsonBody<T> {
             };
             Problem::new(Code::InvalidJson, detail)
         })?;
-        let mut errors = Vec::new();
-        find_nul(&json, &mut String::new(), &mut errors);
         if !errors.is_empty() {
             return Err(Problem::body(Code::InvalidText, errors));
         }
-        let value = serde_path_to_error::deserialize(&json).map_err(|error| {
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
             let pointer = pointer(error.path());
-            let detail = error.into_inner().to_string();
-            Problem::body(Code::InvalidBody, vec![FieldError::new(pointer, detail)])
+            let detail = without_place(&error.into_inner());
+            Problem::body(Code::InvalidBody, FieldError::new(pointer, detail))
         })?;
         // serde takes an array for a struct, field by field.
         let raw = serde_json::from_slice(bytes).map_err(|_| {
             let error = FieldError::new("", "it has to be a JSON object");
-            Problem::body(Code::InvalidBody, vec![error])
+            Problem::body(Code::InvalidBody, error)
         })?;
-        Ok(Self { value, raw })
+        Ok(Self { value, raw, held: None })
     }
 }
 
-/// Where U+0000 is, in texts and in names. PostgreSQL can't store it.
-fn find_nul(value: &Value, at: &mut String, errors: &mut Vec<FieldError>) {
-    const DETAIL: &str = "it contains U+0000; remove that character";
-    match value {
-        Value::String(text) if text.contains('\0') => errors.push(FieldError::new(&**at, DETAIL)),
-        Value::Array(items) => {
-            for (index, item) in items.iter().enumerate() {
-                descend(at, &index.to_string(), |at| find_nul(item, at, errors));
-            }
-        }
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                if name.contains('\0') {
-                    errors
-                        .push(FieldError::new(&**at, format!("the name {name:?} contains U+0000")));
-                }
-                descend(at, name, |at| find_nul(field, at, errors));
-            }
-        }
-        _ => {}
-    }
-}
-
-fn descend(at: &mut String, step: &str, then: impl FnOnce(&mut String)) {
-    let length = at.len();
-    push(at, step);
-    then(at);
-    at.truncate(length);
-}
-
-/// Adds a reference token to a JSON Pointer.
-fn push(pointer: &mut String, token: &str) {
-    pointer.push('/');
-    pointer.push_str(&token.replace('~', "~0").replace('/', "~1"));
-}
-
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    let mut pointer = String::new();
+fn pointer(path: &serde_path_to_error::Path) -> Pointer {
+    let mut pointer = Pointer::default();
     for segment in path {
         match segment {
-            Segment::Seq { index } => push(&mut pointer, &index.to_string()),
-            Segment::Map { key } => push(&mut pointer, key),
+            Segment::Seq { index } => pointer.push(&index.to_string()),
+            Segment::Map { key } => pointer.push(key),
             Segment::Enum { .. } | Segment::Unknown => {}
         }
     }
     pointer
 }
 
-fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    let essence = essence.to_ascii_lowercase();
-    essence == "application/json"
-        || (essence.starts_with("application/") && essence.ends_with("+json"))
+/// What is wrong; where, the pointer says.
+fn without_place(error: &serde_json::Error) -> String {
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let mut text = error.to_string();
+    if text.ends_with(&place) {
+        text.truncate(text.len() - place.len());
+    }
+    text
 }
 
-async fn read(request: &Request, body: &mut RequestBody) -> Result<bytes::Bytes> {
-    let limits = request.data::<BodyLimits>().copied();
+/// The body's bytes, and their share of the memory for bodies, which is taken as they
+/// arrive: who declares much and sends little takes little.
+async fn read(
+    request: &Request,
+    body: &mut RequestBody,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>)> {
+    let limits = request.data::<BodyLimits>().cloned();
     let limits = limits.ok_or_else(|| Problem::internal("a route without body limits"))?;
     let too_large = || {
         let detail = format!("A body has at most {} bytes. Send less.", limits.bytes);
@@ -145,22 +122,45 @@ async fn read(request: &Request, body: &mut RequestBody) -> Result<bytes::Bytes>
     if declared.is_some_and(|declared| declared > limits.bytes as u64) {
         return Err(too_large().into());
     }
-    match tokio::time::timeout(limits.time, body.take()?.into_bytes_limit(limits.bytes)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(ReadBodyError::PayloadTooLarge)) => Err(too_large().into()),
-        Ok(Err(ReadBodyError::Io(error))) if BodyTooLarge::find(&error).is_some() => {
-            Err(too_large().into())
+    let mut pieces = body.take()?.into_bytes_stream();
+    let mut bytes = BytesMut::new();
+    let mut held: Option<OwnedSemaphorePermit> = None;
+    let arrive = async {
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| match BodyTooLarge::find(&error) {
+                Some(_) => too_large(),
+                None => Problem::new(Code::BadRequest, format!("The body can't be read: {error}.")),
+            })?;
+            if bytes.len() + piece.len() > limits.bytes {
+                return Err(too_large());
+            }
+            let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            let share = limits.memory.clone().try_acquire_many_owned(length);
+            let share = share.map_err(|_| Problem::unavailable(Crowded))?;
+            match &mut held {
+                Some(held) => held.merge(share),
+                None => held = Some(share),
+            }
+            bytes.extend_from_slice(&piece);
         }
-        Ok(Err(error)) => Err(error.into()),
+        Ok(())
+    };
+    match tokio::time::timeout(limits.time, arrive).await {
+        Ok(arrived) => arrived?,
         Err(_) => {
             let detail =
                 format!("The body did not arrive within {:?}. Send it again.", limits.time);
-            Err(Problem::new(Code::BodyTimeout, detail).into())
+            return Err(Problem::new(Code::BodyTimeout, detail).into());
         }
     }
+    Ok((bytes.freeze(), held))
 }
 
-impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for JsonBody<T> {
+#[derive(Debug, thiserror::Error)]
+#[error("the bodies that are being read and worked on take all of --body-memory")]
+struct Crowded;
+
+impl<'a, T: DeserializeOwned + Type + Send + 'static> ApiExtractor<'a> for JsonBody<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
     type ParamType = ();
     type ParamRawType = ();
@@ -178,10 +178,10 @@ impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for JsonBody<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        if !request.content_type().is_some_and(is_json) {
-            return Err(Problem::new(Code::UnsupportedMediaType, DECLARE_JSON).into());
-        }
-        Ok(Self::parse(&read(request, body).await?)?)
+        media_type::check(request.headers())?;
+        let (bytes, held) = read(request, body).await?;
+        let parsed = work_on(bytes.len(), move || Self::parse(&bytes)).await??;
+        Ok(Self { held, ..parsed })
     }
 }
 
@@ -211,7 +211,7 @@ impl<T: ToJSON> IntoResponse for Json<T> {
         Response::builder()
             .content_type(Self::CONTENT_TYPE)
             .header("cache-control", "no-store")
-            .body(self.0.to_json_string())
+            .body(crate::domain::event::json(&self.0.to_json()))
     }
 }
 
@@ -273,25 +273,34 @@ mod tests {
     }
 
     #[test]
-    fn nul_is_found_in_texts_and_in_names() {
+    fn nul_is_refused_in_texts_and_in_names() {
         let (code, detail) = refusal(r#"{"text": "a\u0000b"}"#);
         assert_eq!(code, Code::InvalidText);
         assert!(detail.contains("/text"), "{detail}");
         assert_eq!(refusal(r#"{"te\u0000xt": 1}"#).0, Code::InvalidText);
         assert_eq!(refusal(r#"{"tags": [{"a/b": ["\u0000"]}]}"#).0, Code::InvalidText);
-        let mut errors = Vec::new();
-        let json = serde_json::json!({"a/b": ["x", "\0"]});
-        find_nul(&json, &mut String::new(), &mut errors);
-        assert_eq!(errors[0].pointer, "/a~1b/1");
     }
 
     #[test]
-    fn json_is_what_declares_itself_so() {
-        for good in ["application/json", "Application/JSON; charset=utf-8", "application/x+json"] {
-            assert!(is_json(good), "{good}");
-        }
-        for bad in ["text/plain", "application/jsonx", "text/json", ""] {
-            assert!(!is_json(bad), "{bad}");
+    fn a_byte_order_mark_is_no_part_of_the_body() {
+        let body = JsonBody::<Note>::parse(b"\xef\xbb\xbf{\"text\": \"a\"}").expect("a note");
+        assert_eq!(body.raw.to_json(), r#"{"text":"a"}"#);
+        assert_eq!(refusal("\u{feff}").0, Code::InvalidJson);
+        assert_eq!(refusal("\u{feff}\u{feff}{}").0, Code::InvalidJson);
+    }
+
+    #[test]
+    fn what_is_long_in_a_body_is_not_repeated_at_length() {
+        let long = "/".repeat(100_000);
+        for body in [
+            format!(r#"{{"{long}": 1}}"#),
+            format!(r#"{{"{long}": 1, "{long}": 2}}"#),
+            format!(r#"{{"text": "a", "tags": [{{"{long}": ["\u0000", "\u0000"]}}]}}"#),
+            format!(r#"{{"text": {{"{long}": "{long}"}}}}"#),
+            format!(r#"{{"text": "a", "tags": "{long}"}}"#),
+        ] {
+            let detail = refusal(&body).1;
+            assert!(detail.len() < 2_000, "{} bytes", detail.len());
         }
     }
 }

@@ -3,20 +3,60 @@
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 
-use super::problem::FieldError;
-use super::union::{TextOr, tagged_union};
+use super::field_error::{FieldError, FieldErrors};
+use super::union::{TextOr, given, tagged_union};
 
 /// Plain text, or parts in order.
 pub(super) type Content = TextOr<Vec<ContentPart>>;
 
 /// One part of a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", try_from = "AnyPart")]
 pub(super) enum ContentPart {
     /// Text.
     Text(TextPart),
     /// An image.
     ImageUrl(ImagePart),
+}
+
+/// A part as it is read: serde would copy all of a tagged union before it looks at
+/// the tag, whatever stands there.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnyPart {
+    r#type: PartType,
+    #[serde(default, deserialize_with = "given")]
+    text: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    image_url: Option<ImageUrl>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PartType {
+    Text,
+    ImageUrl,
+}
+
+impl TryFrom<AnyPart> for ContentPart {
+    type Error = &'static str;
+
+    fn try_from(part: AnyPart) -> Result<Self, Self::Error> {
+        match part {
+            AnyPart { r#type: PartType::Text, text: Some(text), image_url: None } => {
+                Ok(Self::Text(TextPart { r#type: TextPartType::Text, text }))
+            }
+            AnyPart { r#type: PartType::ImageUrl, text: None, image_url: Some(image_url) } => {
+                Ok(Self::ImageUrl(ImagePart { r#type: ImagePartType::ImageUrl, image_url }))
+            }
+            AnyPart { r#type: PartType::Text, .. } => {
+                Err("a part of type text has a text, and nothing else")
+            }
+            AnyPart { r#type: PartType::ImageUrl, .. } => {
+                Err("a part of type image_url has an image_url, and nothing else")
+            }
+        }
+    }
 }
 
 tagged_union!(ContentPart by "type" { "text" => TextPart, "image_url" => ImagePart });
@@ -80,50 +120,45 @@ pub(super) struct ToolResult {
 }
 
 /// Where content says nothing: the message as a whole, or one of its parts.
-pub(super) fn empty(content: &Content) -> Vec<FieldError> {
+pub(super) fn empty(content: &Content) -> FieldErrors {
+    let mut errors = FieldErrors::default();
     match content {
         TextOr::Text(text) if text.is_empty() => {
-            vec![FieldError::new("/content", "the text is empty; say something")]
+            errors.push(FieldError::new("/content", "the text is empty; say something"));
         }
         TextOr::Other(parts) if parts.is_empty() => {
-            vec![FieldError::new("/content", "there are no parts; send at least one")]
+            errors.push(FieldError::new("/content", "there are no parts; send at least one"));
         }
-        TextOr::Text(_) => Vec::new(),
+        TextOr::Text(_) => {}
         TextOr::Other(parts) => {
-            let silent = |part: &ContentPart| matches!(part, ContentPart::Text(part) if part.text.is_empty());
-            let silent = parts.iter().enumerate().filter(|(_, part)| silent(part));
-            silent
-                .map(|(n, _)| {
-                    FieldError::new(
-                        format!("/content/{n}/text"),
-                        "the text is empty; leave the part away",
-                    )
-                })
-                .collect()
+            for (n, part) in parts.iter().enumerate() {
+                if matches!(part, ContentPart::Text(part) if part.text.is_empty()) {
+                    let detail = "the text is empty; leave the part away";
+                    errors.add(|| FieldError::new(format!("/content/{n}/text"), detail));
+                }
+            }
         }
     }
+    errors
 }
 
 /// What is wrong with content that says something.
-pub(super) fn invalid(content: &Content) -> Vec<FieldError> {
+pub(super) fn invalid(content: &Content) -> FieldErrors {
     const SCHEMES: [&str; 3] = ["https://", "http://", "data:"];
-    let TextOr::Other(parts) = content else { return Vec::new() };
-    let odd = parts.iter().enumerate().filter(|(_, part)| match part {
-        ContentPart::ImageUrl(part) => !SCHEMES.iter().any(|scheme| {
-            part.image_url
-                .url
-                .get(..scheme.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-        }),
-        ContentPart::Text(_) => false,
-    });
-    odd.map(|(n, _)| {
-        FieldError::new(
-            format!("/content/{n}/image_url/url"),
-            "it is an https:, http: or data: URL",
-        )
-    })
-    .collect()
+    let mut errors = FieldErrors::default();
+    let TextOr::Other(parts) = content else { return errors };
+    for (n, part) in parts.iter().enumerate() {
+        let ContentPart::ImageUrl(part) = part else { continue };
+        let begins_with = |scheme: &&str| {
+            let start = part.image_url.url.get(..scheme.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+        };
+        if !SCHEMES.iter().any(begins_with) {
+            let detail = "it is an https:, http: or data: URL";
+            errors.add(|| FieldError::new(format!("/content/{n}/image_url/url"), detail));
+        }
+    }
+    errors
 }
 
 #[cfg(test)]
@@ -147,11 +182,27 @@ mod tests {
     }
 
     #[test]
+    fn a_part_has_what_its_type_says_and_nothing_else() {
+        for odd in [
+            json!([{"type": "text"}]),
+            json!([{"type": "text", "text": null}]),
+            json!([{"type": "text", "text": "a", "image_url": null}]),
+            json!([{"type": "text", "text": "a", "image_url": {"url": "data:"}}]),
+            json!([{"type": "image_url", "text": "a"}]),
+            json!([{"type": "video", "text": "a"}]),
+            json!([{"text": "a"}]),
+            json!([{"type": "text", "text": "a", "more": [1]}]),
+        ] {
+            assert!(serde_json::from_value::<Content>(odd.clone()).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
     fn what_says_nothing_is_found_and_blanks_are_something() {
-        assert_eq!(empty(&content(json!(""))).len(), 1);
-        assert_eq!(empty(&content(json!([]))).len(), 1);
+        assert_eq!(empty(&content(json!(""))).first().len(), 1);
+        assert_eq!(empty(&content(json!([]))).first().len(), 1);
         let parts = content(json!([{"type": "text", "text": "a"}, {"type": "text", "text": ""}]));
-        assert_eq!(empty(&parts)[0].pointer, "/content/1/text");
+        assert_eq!(empty(&parts).first()[0].pointer, "/content/1/text");
         assert!(empty(&content(json!(" \n"))).is_empty());
     }
 
@@ -162,7 +213,7 @@ mod tests {
             assert!(invalid(&image(good)).is_empty(), "{good}");
         }
         for bad in ["", "file:///etc/passwd", "ftp://a", "/b.png", "é"] {
-            assert_eq!(invalid(&image(bad)).len(), 1, "{bad}");
+            assert_eq!(invalid(&image(bad)).first().len(), 1, "{bad}");
         }
     }
 }

@@ -9,7 +9,8 @@ use time::OffsetDateTime;
 use super::body::{Json, JsonBody};
 use super::extract::{Account, Limit};
 use super::failure::{Failure, failures};
-use super::problem::{Code, FieldError, Problem};
+use super::field_error::{FieldError, FieldErrors};
+use super::problem::{Code, Problem};
 use super::{State, Tag};
 use crate::domain::ConversationId;
 use crate::store::{self, ConversationChange};
@@ -85,7 +86,7 @@ struct ConversationPatch {
 
 /// Checks a title and instructions, whether new or changed.
 fn check(title: Option<&str>, instructions: Option<&str>) -> Result<(), Problem> {
-    let mut errors = Vec::new();
+    let mut errors = FieldErrors::default();
     if title.is_some_and(|title| title.is_empty() || title.chars().count() > TITLE) {
         let detail = format!("a title has 1 to {TITLE} characters; null means none");
         errors.push(FieldError::new("/title", detail));
@@ -111,11 +112,11 @@ pub(super) fn not_found(conversation: ConversationId) -> Problem {
 }
 
 failures! {
-    CreateConversation: [BODY, STORE];
+    CreateConversation: [PARAMETERS, CHANGE, BODY, STORE];
     ListConversations: [PARAMETERS, STORE], MalformedCursor;
     GetConversation: [PARAMETERS, STORE], ConversationNotFound;
-    UpdateConversation: [PARAMETERS, BODY, STORE], ConversationNotFound;
-    DeleteConversation: [PARAMETERS, STORE], ConversationNotFound;
+    UpdateConversation: [PARAMETERS, CHANGE, BODY, STORE], ConversationNotFound;
+    DeleteConversation: [PARAMETERS, CHANGE, STORE], ConversationNotFound;
 }
 
 #[derive(ApiResponse)]

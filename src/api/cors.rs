@@ -1,8 +1,8 @@
 //! Which other origins' pages may use the API.
 //!
-//! An origin that isn't listed gets no permission, and that is all: its
-//! requests are answered like anybody's, because the chat page's own POSTs
-//! carry an `Origin` too. (poem's middleware answers those with 403.)
+//! An origin that isn't listed gets no permission, and that is all that is said
+//! here: the chat page's own POSTs carry an `Origin` too. (poem's middleware
+//! answers those with 403.) What a foreign page may not do, [`super::guard`] says.
 
 use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use poem::{Request, Response};
@@ -36,6 +36,11 @@ impl Cors {
             .iter()
             .any(|allowed| allowed.as_bytes() == origin.as_bytes())
             .then(|| origin.clone())
+    }
+
+    /// The origin's pages may use the API.
+    pub(super) fn allows(&self, origin: &HeaderValue) -> bool {
+        self.origins.iter().any(|allowed| allowed == "*" || allowed.as_bytes() == origin.as_bytes())
     }
 
     /// The answer to a preflight of an origin that is allowed.

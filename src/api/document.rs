@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::State;
 use super::conversations::Conversations;
-use super::edge::{Known, Routes};
 use super::health::Probes;
 use super::messages::Messages;
 use super::models::Models;
+use super::public_url::PublicUrl;
+use super::routes::Routes;
 use super::stream::Streams;
 use super::tasks::Tasks;
 
@@ -36,21 +37,28 @@ response has an `X-Request-Id`: yours if the request had one, otherwise a new on
 Lists come in pages: give `next_cursor` as `cursor` to get the next one, until it is null.";
 
 pub(super) fn service(state: &State) -> OpenApiService<Api, ()> {
-    described((
-        Conversations(state.clone()),
-        Messages(state.clone()),
-        Tasks(state.clone()),
-        Streams(state.clone()),
-        Models(state.clone()),
-        Probes(state.tasks.clone()),
-    ))
+    described(
+        (
+            Conversations(state.clone()),
+            Messages(state.clone()),
+            Tasks(state.clone()),
+            Streams(state.clone()),
+            Models(state.clone()),
+            Probes(state.tasks.clone()),
+        ),
+        state.options.public_url.as_ref(),
+    )
 }
 
-fn described<T: OpenApi>(api: T) -> OpenApiService<T, ()> {
+fn described<T: OpenApi>(api: T, public_url: Option<&PublicUrl>) -> OpenApiService<T, ()> {
+    let server = match public_url {
+        Some(url) => ServerObject::new(format!("{}{}", url.origin(), url.base())),
+        None => ServerObject::new("/"),
+    };
     OpenApiService::new(api, "rill", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("MIT"))
-        .server(ServerObject::new("/").description("The server that this document came from."))
+        .server(server.description("The server that this document came from."))
         .extra_response_header::<String, _>("X-Request-Id")
 }
 
@@ -71,7 +79,12 @@ impl OpenApi for DocumentOnly {
 
 /// The OpenAPI document: the same bytes for the same version.
 pub fn openapi_document() -> String {
-    let spec = described(DocumentOnly).spec();
+    document_at(None)
+}
+
+/// The document of the server that is at that URL.
+fn document_at(public_url: Option<&PublicUrl>) -> String {
+    let spec = described(DocumentOnly, public_url).spec();
     let tidied = serde_json::from_str(&spec).map(|mut document| {
         unmerge(&mut document);
         format!("{document:#}")
@@ -99,40 +112,16 @@ fn unmerge(json: &mut Value) {
     }
 }
 
-/// The document's routes, by the patterns that poem matches them with: there,
-/// poem-openapi names parameters by their number.
+/// The document's routes.
 pub(super) fn routes() -> Routes {
-    let paths = Api::meta().into_iter().flat_map(|api| api.paths);
-    let mut routes = Routes::new();
-    for path in paths {
-        let steps = path.path.split('/').scan(0, |parameters, step| {
-            Some(if step.starts_with('{') {
-                *parameters += 1;
-                format!(":param{}", *parameters - 1)
-            } else {
-                step.to_owned()
-            })
-        });
-        let pattern = steps.collect::<Vec<_>>().join("/");
-        let known = routes
-            .entry(pattern)
-            .or_insert_with(|| Known { route: path.path.clone(), allow: String::new() });
-        for operation in path.operations {
-            let head = (operation.method == Method::GET).then_some("HEAD");
-            for method in std::iter::once(operation.method.as_str()).chain(head) {
-                if !known.allow.is_empty() {
-                    known.allow.push_str(", ");
-                }
-                known.allow.push_str(method);
-            }
-        }
-    }
-    routes
+    Routes::of(Api::meta())
 }
 
 /// `/openapi.json`.
-pub(super) fn json() -> impl IntoEndpoint<Endpoint: Endpoint + 'static> {
-    let document = bytes::Bytes::from(openapi_document());
+pub(super) fn json(
+    public_url: Option<&PublicUrl>,
+) -> impl IntoEndpoint<Endpoint: Endpoint + 'static> + use<> {
+    let document = bytes::Bytes::from(document_at(public_url));
     get(make_sync(move |_| {
         Response::builder()
             .content_type("application/json")
@@ -143,11 +132,13 @@ pub(super) fn json() -> impl IntoEndpoint<Endpoint: Endpoint + 'static> {
 
 /// `/docs`: the document for people. Redoc is built in; its page would load
 /// fonts and a logo from elsewhere, which is left away and forbidden.
-pub(super) fn page() -> impl IntoEndpoint<Endpoint: Endpoint + 'static> {
+pub(super) fn page(
+    public_url: Option<&PublicUrl>,
+) -> impl IntoEndpoint<Endpoint: Endpoint + 'static> + use<> {
     const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                           img-src data:; worker-src blob:; connect-src 'self'; base-uri 'none'; \
                           form-action 'none'; frame-ancestors 'none'";
-    let html = described(DocumentOnly).redoc_html();
+    let html = described(DocumentOnly, public_url).redoc_html();
     let (before, rest) = html.split_once("<link href=\"https://fonts.").unwrap_or((&html, ""));
     let after = rest.split_once('>').map_or("", |(_, after)| after);
     let html = bytes::Bytes::from(format!("{before}{after}").replacen(
@@ -202,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_page_loads_nothing_from_elsewhere() {
-        let html = described(DocumentOnly).redoc_html();
+        let html = described(DocumentOnly, None).redoc_html();
         assert_eq!(
             html.matches("<link href=\"https://fonts.").count(),
             1,
@@ -224,8 +215,17 @@ mod tests {
     #[test]
     fn a_route_knows_its_methods() {
         let routes = routes();
-        assert_eq!(routes["/v1/conversations"].allow, "POST, GET, HEAD");
-        let cancel = &routes["/v1/tasks/:param0/cancel"];
+        let conversations = routes.by_pattern("/v1/conversations").expect("a route");
+        assert_eq!(conversations.allow, "POST, GET, HEAD");
+        let cancel = routes.by_pattern("/v1/tasks/:param0/cancel").expect("a route");
         assert_eq!((&*cancel.route, &*cancel.allow), ("/v1/tasks/{task_id}/cancel", "POST"));
+        assert_eq!(cancel.parameter("param0"), Some("task_id"));
+        assert_eq!(cancel.parameter("param1"), None);
+        let found = |path| routes.of_path(path).map(|known| known.route.as_str());
+        assert_eq!(found("/v1/tasks/17/cancel"), Some("/v1/tasks/{task_id}/cancel"));
+        assert_eq!(found("/v1/tasks/17"), Some("/v1/tasks/{task_id}"));
+        for nothing in ["/v1/tasks/", "/v1/tasks/17/", "/v1/tasks", "/", "", "//v1/models"] {
+            assert_eq!(found(nothing), None, "{nothing}");
+        }
     }
 }

@@ -1,7 +1,6 @@
-//! What every request goes through: an ID, a span, CORS, a measurement, and
-//! problem+json in the place of every error, poem's own included.
+//! What every request goes through: an ID, a span, the base path, CORS, the guard
+//! against others' pages, a measurement, and problem+json in the place of every error, poem's own included.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,34 +12,36 @@ use poem::{Endpoint, IntoResponse, Middleware, PathPattern, Request, Response, R
 use poem_openapi::error::{ContentTypeError, ParseParamError, ParsePathError};
 use tracing::Instrument;
 
+use super::base_path::BasePath;
 use super::cors::Cors;
+use super::guard::Guard;
 use super::problem::{Code, Problem};
 use super::request_id::{self, RequestId};
+use super::routes::{Known, Routes};
 use crate::http::Overload;
 use crate::metrics;
-
-/// What the document says of a route.
-#[derive(Debug)]
-pub(super) struct Known {
-    /// The route as the document writes it.
-    pub(super) route: String,
-    /// Its methods: what 405 says in `Allow`.
-    pub(super) allow: String,
-}
-
-/// The document's routes, by the patterns that poem matches them with.
-pub(super) type Routes = BTreeMap<String, Known>;
 
 /// The middleware.
 #[derive(Debug, Clone)]
 pub(super) struct Edge {
     routes: Arc<Routes>,
     cors: Cors,
+    guard: Guard,
+    base: BasePath,
 }
 
 impl Edge {
-    pub(super) fn new(routes: Routes, cors: Cors) -> Self {
-        Self { routes: Arc::new(routes), cors }
+    pub(super) fn new(routes: Routes, cors: Cors, guard: Guard, base: BasePath) -> Self {
+        Self { routes: Arc::new(routes), cors, guard, base }
+    }
+
+    /// What can be refused before a handler is looked for.
+    fn check(&self, request: &Request) -> Result<(), Problem> {
+        self.guard.check(request, &self.cors)?;
+        match request.uri().query() {
+            Some(query) => self.routes.check_query(request.method(), request.uri().path(), query),
+            None => Ok(()),
+        }
     }
 }
 
@@ -61,25 +62,27 @@ pub(super) struct EdgeEndpoint<E> {
 impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> Result<Response> {
+    async fn call(&self, mut request: Request) -> Result<Response> {
         let started = Instant::now();
+        let moved = self.edge.base.strip(&mut request);
         let id = RequestId::of(request.headers());
         let method = method_label(request.method());
         let span = tracing::info_span!(
             "request",
             request_id = id.as_str(),
             method,
-            path = request.uri().path(),
+            path = shortened(request.uri().path()),
             task_id = tracing::field::Empty,
         );
         async {
             let origin = self.edge.cors.allowed(request.headers());
             let preflight = origin.as_ref().and_then(|_| Cors::preflight(&request));
             let overload = request.extensions().get::<Overload>().copied();
-            let mut response = match (preflight, overload) {
-                (Some(response), _) => response,
-                (None, Some(overload)) => Problem::overloaded(overload).response(&id),
-                (None, None) => self.answer(request, &id).await,
+            let overloaded = overload.map(|overload| Problem::overloaded(overload).response(&id));
+            let refused = self.edge.check(&request).err().map(|problem| problem.response(&id));
+            let mut response = match refused.or(preflight).or(overloaded).or(moved) {
+                Some(response) => response,
+                None => self.answer(request, &id).await,
             };
             let route = match overload {
                 Some(_) => "refused".to_owned(),
@@ -109,9 +112,10 @@ impl<E: Endpoint> EdgeEndpoint<E> {
             Err(_) => Problem::internal("a handler panicked").into(),
         };
         let pattern = error.data::<PathPattern>().cloned();
-        let known = pattern.as_ref().and_then(|pattern| self.edge.routes.get(&*pattern.0));
-        let problem =
-            problem(error, &method, &path, known.map_or("GET, HEAD", |known| &known.allow));
+        let routes = &self.edge.routes;
+        let known = pattern.as_ref().and_then(|pattern| routes.by_pattern(&pattern.0));
+        let slash = path.strip_suffix('/').and_then(|path| routes.of_path(path)).is_some();
+        let problem = problem(error, &method, &path, known, slash);
         problem.log();
         let mut response = problem.response(id);
         if let Some(pattern) = pattern {
@@ -123,7 +127,7 @@ impl<E: Endpoint> EdgeEndpoint<E> {
     /// The route as the document writes it, for a metric's label.
     fn route(&self, response: &Response) -> String {
         let pattern = response.data::<PathPattern>().map_or("", |pattern| &pattern.0);
-        match self.edge.routes.get(pattern) {
+        match self.edge.routes.by_pattern(pattern) {
             Some(known) => known.route.clone(),
             None if pattern.is_empty() => "unmatched".to_owned(),
             None => pattern.to_owned(),
@@ -132,31 +136,45 @@ impl<E: Endpoint> EdgeEndpoint<E> {
 }
 
 /// The problem that an error means.
-fn problem(error: poem::Error, method: &Method, path: &str, allow: &str) -> Problem {
+fn problem(
+    error: poem::Error,
+    method: &Method,
+    path: &str,
+    known: Option<&Known>,
+    slash: bool,
+) -> Problem {
     let error = match error.downcast::<Problem>() {
         Ok(problem) => return problem,
         Err(error) => error,
     };
     if error.is::<NotFoundError>() {
-        return Problem::new(
-            Code::UnknownPath,
-            format!("There is nothing at {path}. What there is, /openapi.json says."),
-        );
+        let path = shortened(path);
+        let more = if slash {
+            "Leave the slash at its end away."
+        } else {
+            "What there is, /openapi.json says."
+        };
+        return Problem::new(Code::UnknownPath, format!("There is nothing at {path}. {more}"));
     }
     if error.is::<MethodNotAllowedError>() {
+        let allow = known.map_or("GET, HEAD", |known| &known.allow);
         return Problem::method_not_allowed(method, path, allow);
     }
     if let Some(error) = error.downcast_ref::<ParsePathError>() {
         return Problem::new(
             Code::InvalidParameter,
-            format!("{} in the path: {}", error.name, error.reason),
+            format!(
+                "{} in the path: {}",
+                known.and_then(|known| known.parameter(error.name)).unwrap_or(error.name),
+                error.reason
+            ),
         );
     }
     if let Some(error) = error.downcast_ref::<ParseParamError>() {
         return Problem::new(Code::InvalidParameter, format!("{}: {}", error.name, error.reason));
     }
     if error.is::<ContentTypeError>() {
-        return Problem::new(Code::UnsupportedMediaType, super::body::DECLARE_JSON);
+        return Problem::new(Code::UnsupportedMediaType, super::media_type::DECLARE_JSON);
     }
     if matches!(error.downcast_ref(), Some(ReadBodyError::Io(_) | ReadBodyError::Utf8(_)))
         || error.status().is_client_error()
@@ -167,6 +185,13 @@ fn problem(error: poem::Error, method: &Method, path: &str, allow: &str) -> Prob
         return Problem::unavailable(error);
     }
     Problem::internal(error)
+}
+
+/// A path as it is repeated: most of a long one is the caller's own.
+fn shortened(path: &str) -> &str {
+    const LONGEST: usize = 200;
+    let end = (0..=path.len().min(LONGEST)).rev().find(|&end| path.is_char_boundary(end));
+    &path[..end.unwrap_or(0)]
 }
 
 /// A metric's label has few values, and anybody can invent a method.

@@ -4,6 +4,7 @@
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 
+use super::failure_code::FailureCode;
 use super::messages::ToolCall;
 use super::tasks::Usage;
 use super::union::tagged_union;
@@ -81,7 +82,7 @@ event!(
         /// The attempt that failed.
         attempt: u32,
         /// Why; stable.
-        code: String,
+        code: FailureCode,
         /// When the next one may begin, in milliseconds.
         retry_in_ms: u64,
     }
@@ -118,7 +119,7 @@ event!(
         /// The assistant's message.
         message_id: MessageId,
         /// Why; stable.
-        code: String,
+        code: FailureCode,
         /// Why, in words.
         message: String,
         /// Tokens counted, where known.

@@ -73,6 +73,17 @@ impl<'a> ApiExtractor<'a> for RawHeader {
     }
 }
 
+/// The one value of a header that stands there once, or several times with the same
+/// value: proxies repeat fields, and join repeated ones. None if they differ; empty if
+/// there is none.
+pub(super) fn once<'a>(values: &'a str, separator: &str) -> Option<&'a str> {
+    // (`Type`'s `is_empty` would be found first, which says something else.)
+    let said = |value: &&str| !str::is_empty(value);
+    let mut values = values.split(separator).map(str::trim_ascii).filter(said);
+    let first = values.next().unwrap_or_default();
+    values.all(|value| value == first).then_some(first)
+}
+
 /// How many items a page has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limit(u16);

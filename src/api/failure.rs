@@ -17,12 +17,15 @@ use super::problem::{Code, Problem, ProblemPayload};
 const ALWAYS: &[Code] = &[Code::Internal];
 /// What an operation with a parameter in its path, query or headers can.
 pub(super) const PARAMETERS: &[Code] = &[Code::InvalidParameter];
+/// What an operation that changes something can.
+pub(super) const CHANGE: &[Code] = &[Code::ForeignOrigin];
 /// What an operation that reads a body can.
 pub(super) const BODY: &[Code] = &[
     Code::InvalidJson,
     Code::BodyTimeout,
     Code::BodyTooLarge,
     Code::UnsupportedMediaType,
+    Code::UnsupportedContentEncoding,
     Code::InvalidBody,
     Code::InvalidText,
 ];

@@ -8,19 +8,21 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::body::{Json, JsonBody};
+use super::computing::work_on;
 use super::content::{Content, ToolResult};
 use super::conversations::not_found;
 use super::extract::{Account, Limit, RawHeader, TraceParent};
 use super::failure::{Failure, failures};
-use super::new_message::{self, NewMessage};
+use super::field_error::FieldError;
+use super::new_message::{self, NewMessage, Said};
 use super::parameters;
-use super::problem::{Code, FieldError, Problem};
+use super::problem::{Code, Problem};
 use super::request_hash::request_hash;
 use super::tasks::{TaskFailure, TaskStatus, stream_url};
 use super::union::TextOr;
 use super::{State, Tag};
 use crate::domain::message::Role;
-use crate::domain::{ConversationId, MessageId, TaskId};
+use crate::domain::{ConversationId, MessageId, RawObject, TaskId, quoted};
 use crate::store::{Idempotency, StoredMessage};
 use crate::tasks::{Accepted, Submission};
 
@@ -31,7 +33,7 @@ struct AcceptedMessage {
     message_id: MessageId,
     /// The task that generates the answer.
     task_id: TaskId,
-    /// Where to follow it.
+    /// Where to follow it: a reference, to be resolved against the URL of this request.
     stream_url: String,
 }
 
@@ -156,7 +158,7 @@ impl TryFrom<StoredMessage> for Message {
 }
 
 failures! {
-    CreateMessage: [PARAMETERS, BODY, STORE], ConversationNotFound, EmptyContent, UnknownModel, UnknownParent,
+    CreateMessage: [PARAMETERS, CHANGE, BODY, STORE], ConversationNotFound, EmptyContent, UnknownModel, UnknownParent,
         UnknownToolCall, MissingToolResults, IdempotencyKeyReused;
     ListMessages: [PARAMETERS, STORE], MalformedCursor, ConversationNotFound;
 }
@@ -166,6 +168,30 @@ enum Posted {
     /// The message is stored and its task will end, whatever happens now.
     #[oai(status = 202)]
     Accepted(Json<AcceptedMessage>),
+}
+
+/// What is made of a body, which may be large.
+struct Prepared {
+    said: Said,
+    model: Option<String>,
+    parameters: RawObject,
+    idempotency: Option<Idempotency>,
+}
+
+impl Prepared {
+    fn of(
+        conversation: ConversationId,
+        key: Option<String>,
+        body: &JsonBody<NewMessage>,
+    ) -> Result<Self, Problem> {
+        let said = new_message::judge(body)?;
+        let idempotency = key.map(|key| {
+            let hash = request_hash(conversation.0.as_bytes(), &body.raw.to_json());
+            Idempotency { key, hash }
+        });
+        let (model, parameters) = (body.value.model.clone(), parameters::passed_on(&body.raw));
+        Ok(Self { said, model, parameters, idempotency })
+    }
 }
 
 pub(super) struct Messages(pub(super) State);
@@ -178,8 +204,8 @@ impl Messages {
             return Ok(asked.to_owned());
         }
         let names: Vec<_> = catalog.models().map(|model| model.name.as_str()).collect();
-        let detail = format!("there is no model {asked:?}; there are {}", names.join(", "));
-        Err(Problem::body(Code::UnknownModel, vec![FieldError::new("/model", detail)]))
+        let detail = format!("there is no model {}; there are {}", quoted(asked), names.join(", "));
+        Err(Problem::body(Code::UnknownModel, FieldError::new("/model", detail)))
     }
 
     async fn submit(
@@ -188,10 +214,15 @@ impl Messages {
         conversation: ConversationId,
         key: Option<String>,
         traceparent: Option<String>,
-        body: JsonBody<NewMessage>,
+        mut body: JsonBody<NewMessage>,
     ) -> Result<Accepted, Problem> {
-        let said = new_message::judge(&body)?;
-        let model = self.model(body.value.model.as_deref())?;
+        let _held = body.held.take();
+        let prepared = {
+            let key = key.clone();
+            work_on(body.raw.text_len(), move || Prepared::of(conversation, key, &body)).await??
+        };
+        let Prepared { said, model, parameters, idempotency } = prepared;
+        let model = self.model(model.as_deref())?;
         if said.role == Role::Tool {
             let store = &self.0.tasks.store;
             let calls =
@@ -199,10 +230,6 @@ impl Messages {
             let calls = calls.ok_or_else(|| not_found(conversation))?;
             new_message::match_calls(&said.answers, &calls)?;
         }
-        let idempotency = key.map(|key| {
-            let hash = request_hash(conversation.0.as_bytes(), &body.raw.to_json());
-            Idempotency { key, hash }
-        });
         let submission = Submission {
             account: account.0,
             conversation,
@@ -210,7 +237,7 @@ impl Messages {
             parent: said.parent,
             content: said.content,
             model,
-            parameters: parameters::passed_on(&body.raw),
+            parameters,
             idempotency,
             traceparent,
         };
@@ -258,7 +285,7 @@ impl Messages {
                 Ok(Posted::Accepted(Json(AcceptedMessage {
                     message_id: message,
                     task_id: task,
-                    stream_url: stream_url(task),
+                    stream_url: stream_url(self.0.options.base_path(), task),
                 })))
             }
             Accepted::KeyReused => {
@@ -271,7 +298,7 @@ impl Messages {
                 let detail = "it is the message_id of an answer in this conversation; leave it away to \
                               follow the newest, or give null to begin anew";
                 let error = FieldError::new("/parent_id", detail);
-                Err(Problem::body(Code::UnknownParent, vec![error]).into())
+                Err(Problem::body(Code::UnknownParent, error).into())
             }
         }
     }

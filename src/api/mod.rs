@@ -7,20 +7,26 @@
 //! answered, so the process may die at any time, and an open stream is
 //! continued elsewhere from its cursor.
 
+mod base_path;
 mod body;
+mod computing;
 mod content;
 mod conversations;
 mod cors;
-mod distinct;
 mod document;
 mod edge;
 mod events;
 mod extract;
 mod failure;
+mod failure_code;
+mod field_error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod guard;
 mod health;
 mod ids;
+mod json_object;
+mod media_type;
 mod messages;
 mod models;
 mod new_message;
@@ -28,8 +34,11 @@ mod options;
 mod page;
 mod parameters;
 mod problem;
+mod public_url;
 mod request_hash;
 mod request_id;
+mod routes;
+mod scan;
 #[cfg(any(test, fuzzing))]
 #[path = "../../tests/it/support/sse_grammar.rs"]
 mod sse_grammar;
@@ -37,16 +46,19 @@ pub(crate) mod stream;
 mod tasks;
 mod union;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::endpoint::make;
 use poem::{Endpoint, EndpointExt, IntoEndpoint, Response, Route, get};
 use poem_openapi::OpenApiService;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use document::openapi_document;
 pub use options::{Options, PROBES};
+pub use public_url::PublicUrl;
 
 use crate::model::catalog::Catalog;
 use crate::tasks::Tasks;
@@ -62,6 +74,8 @@ pub struct State {
     pub metrics: PrometheusHandle,
     /// Ends the streams that are open.
     pub shutdown: CancellationToken,
+    /// The address that requests arrive at.
+    pub listening: SocketAddr,
     /// As configured.
     pub options: Arc<Options>,
 }
@@ -86,13 +100,17 @@ pub fn endpoint(state: State) -> impl Endpoint<Output = Response> + 'static {
     let limits = body::BodyLimits {
         bytes: state.options.max_body as usize,
         time: state.options.body_timeout,
+        memory: Arc::new(Semaphore::new(state.options.body_memory as usize)),
     };
     let cors = cors::Cors::new(&state.options.cors_origins);
+    let guard = guard::Guard::new(&state.options, state.listening.ip());
+    let base = base_path::BasePath::new(state.options.base_path());
+    let public_url = state.options.public_url.as_ref();
     let routes = Route::new()
         .nest("/", document::service(&state).data(limits))
         .nest("/assets", page::assets())
-        .at("/openapi.json", document::json())
-        .at("/docs", document::page())
+        .at("/openapi.json", document::json(public_url))
+        .at("/docs", document::page(public_url))
         .at("/metrics", exposition(state.tasks.clone(), state.metrics));
     // poem gives "/" to what is nested there, whatever else is at it.
     let (page, routes) = (Arc::new(Route::new().at("/", page::page())), Arc::new(routes));
@@ -101,7 +119,7 @@ pub fn endpoint(state: State) -> impl Endpoint<Output = Response> + 'static {
         let route = route.clone();
         async move { route.call(request).await }
     })
-    .with(edge::Edge::new(document::routes(), cors))
+    .with(edge::Edge::new(document::routes(), cors, guard, base))
 }
 
 /// What a process without the API serves: `/healthz`, `/readyz`, `/metrics`.
@@ -113,7 +131,12 @@ pub fn probes(
     Route::new()
         .nest("/", OpenApiService::new(health::Probes(tasks), "rill", env!("CARGO_PKG_VERSION")))
         .at("/metrics", exposition)
-        .with(edge::Edge::new(document::routes(), cors::Cors::new(&[])))
+        .with(edge::Edge::new(
+            document::routes(),
+            cors::Cors::new(&[]),
+            guard::Guard::open(),
+            base_path::BasePath::new(""),
+        ))
 }
 
 /// `/metrics`, in Prometheus' text format.

@@ -25,7 +25,7 @@ struct ModelList {
 }
 
 failures! {
-    ListModels: [];
+    ListModels: [PARAMETERS];
 }
 
 pub(super) struct Models(pub(super) State);

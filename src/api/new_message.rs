@@ -10,12 +10,13 @@ use serde_json::value::RawValue;
 
 use super::body::JsonBody;
 use super::content::{self, Content, ToolResult};
-use super::extract::RawHeader;
+use super::extract::{RawHeader, once};
+use super::field_error::{FieldError, FieldErrors};
 use super::parameters::{self, NamedToolChoice, ResponseFormat, Tool};
-use super::problem::{Code, FieldError, Problem};
+use super::problem::{Code, Problem};
 use super::union::TextOr;
-use crate::domain::MessageId;
 use crate::domain::message::Role;
+use crate::domain::{MessageId, quoted};
 use crate::store::Parent;
 
 /// A message to send: either `content`, or `tool_results` that answer every
@@ -23,7 +24,7 @@ use crate::store::Parent;
 /// the model.
 #[derive(Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
+#[oai(example, skip_serializing_if_is_none)]
 pub(super) struct NewMessage {
     /// What the user says: text, or parts. Excludes `tool_results`.
     pub(super) content: Option<Content>,
@@ -125,7 +126,7 @@ pub(super) fn judge(body: &JsonBody<NewMessage>) -> Result<Said, Problem> {
             if !empty.is_empty() {
                 return Err(Problem::body(Code::EmptyContent, empty));
             }
-            errors.extend(content::invalid(content));
+            errors.append(content::invalid(content));
             Said { role: Role::User, parent, content: field("content"), answers: Vec::new() }
         }
         (None, Some(results)) => {
@@ -143,41 +144,53 @@ pub(super) fn judge(body: &JsonBody<NewMessage>) -> Result<Said, Problem> {
         }
         _ => {
             let detail = "it has either content or tool_results";
-            return Err(Problem::body(Code::InvalidBody, vec![FieldError::new("", detail)]));
+            return Err(Problem::body(Code::InvalidBody, FieldError::new("", detail)));
         }
     };
     if errors.is_empty() { Ok(said) } else { Err(Problem::body(Code::InvalidBody, errors)) }
 }
 
+/// Calls without a result that are named.
+const NAMED: usize = 10;
+
 /// Results have to answer all of the last answer's calls and nothing else:
 /// models refuse anything in between.
 pub(super) fn match_calls(answers: &[String], calls: &HashSet<String>) -> Result<(), Problem> {
-    let unknown = answers.iter().enumerate().filter(|(_, id)| !calls.contains(*id));
-    let unknown: Vec<_> = unknown
-        .map(|(n, id)| {
-            let detail = format!("the last answer has no open tool call {id:?}");
+    let mut unknown = FieldErrors::default();
+    for (n, id) in answers.iter().enumerate().filter(|(_, id)| !calls.contains(*id)) {
+        unknown.add(|| {
+            let detail = format!("the last answer has no open tool call {}", quoted(id));
             FieldError::new(format!("/tool_results/{n}/tool_call_id"), detail)
-        })
-        .collect();
+        });
+    }
     if !unknown.is_empty() {
         return Err(Problem::body(Code::UnknownToolCall, unknown));
     }
+    let answers: HashSet<_> = answers.iter().collect();
     let mut missing: Vec<_> = calls.iter().filter(|call| !answers.contains(call)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     missing.sort();
-    let detail = format!("there is no result for {missing:?}; send all results at once");
-    Err(Problem::body(Code::MissingToolResults, vec![FieldError::new("/tool_results", detail)]))
+    let named: Vec<_> = missing.iter().take(NAMED).map(|call| quoted(call)).collect();
+    let more = match missing.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let detail =
+        format!("there is no result for {}{more}; send all results at once", named.join(", "));
+    Err(Problem::body(Code::MissingToolResults, FieldError::new("/tool_results", detail)))
 }
 
 /// The key that makes repeating a request safe: 1 to 255 visible ASCII characters.
 pub(super) fn idempotency_key(header: RawHeader) -> Result<Option<String>, Problem> {
     let Some(bytes) = header.0 else { return Ok(None) };
-    let sound = (1..=255).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
-    match String::from_utf8(bytes) {
-        Ok(key) if sound => Ok(Some(key)),
-        _ => Err(Problem::new(
+    // A key may have a comma, and no space.
+    let key = std::str::from_utf8(&bytes).ok().and_then(|keys| once(keys, ", ")).unwrap_or("");
+    let sound = (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
+    match sound {
+        true => Ok(Some(key.to_owned())),
+        false => Err(Problem::new(
             Code::InvalidParameter,
             "Idempotency-Key: one key of 1 to 255 visible ASCII characters, such as a UUID.",
         )),
@@ -239,5 +252,7 @@ mod tests {
             assert_eq!(key(odd), None, "{odd:?}");
         }
         assert_eq!(idempotency_key(RawHeader(None)).ok(), Some(None));
+        assert_eq!(key(b"a-1, a-1"), Some(Some("a-1".to_owned())));
+        assert_eq!(key(b"a,a"), Some(Some("a,a".to_owned())));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::public_url::PublicUrl;
 use crate::config::{self, Invalid};
 use crate::http::{self, Limits};
 
@@ -32,6 +33,9 @@ pub struct Options {
     /// Bytes of a request's body at most
     #[arg(long, env = "RILL_MAX_BODY", default_value_t = 256 * 1024, value_parser = clap::value_parser!(u32).range(1024..=64 * 1024 * 1024))]
     pub max_body: u32,
+    /// Bytes that the bodies of all requests may hold at a time; what comes beyond is answered 503
+    #[arg(long, env = "RILL_BODY_MEMORY", default_value_t = 64 * 1024 * 1024)]
+    pub body_memory: u32,
     /// How long a request's body may take to arrive
     #[arg(long, env = "RILL_BODY_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub body_timeout: Duration,
@@ -54,6 +58,26 @@ pub struct Options {
                 origin; repeatable"
     )]
     pub cors_origins: Vec<String>,
+    /// Where browsers find the API.
+    #[arg(
+        long,
+        env = "RILL_PUBLIC_URL",
+        value_name = "URL",
+        help = "Where browsers find the API, as https://example.com/chat/, if a proxy is in front: what the \
+                page, links and the document begin with, and a Host and Origin that are this server's own"
+    )]
+    pub public_url: Option<PublicUrl>,
+    /// A further name that requests may be for.
+    #[arg(
+        long = "allowed-host",
+        env = "RILL_ALLOWED_HOSTS",
+        value_name = "HOST",
+        value_delimiter = ',',
+        value_parser = host,
+        help = "A further name that requests may be for, where the Host header is checked (listening on \
+                loopback, or with --public-url), or * for any; repeatable"
+    )]
+    pub allowed_hosts: Vec<String>,
 }
 
 impl Options {
@@ -71,7 +95,18 @@ impl Options {
                 humantime::format_duration(SHORTEST_TTL),
             )));
         }
+        if self.body_memory < self.max_body {
+            return Err(Invalid(format!(
+                "--body-memory {} doesn't hold the largest body: give it at least --max-body, {}",
+                self.body_memory, self.max_body
+            )));
+        }
         Ok(())
+    }
+
+    /// What paths begin with behind the proxy, such as `/chat`; often empty.
+    pub fn base_path(&self) -> &str {
+        self.public_url.as_ref().map_or("", PublicUrl::base)
     }
 
     /// What the server allows its clients.
@@ -121,6 +156,15 @@ fn origin(text: &str) -> Result<String, String> {
         }
         _ => Err("an origin is a scheme and a host without a path, such as https://chat.example"
             .to_owned()),
+    }
+}
+
+/// A name or an address, without a port; or any.
+fn host(text: &str) -> Result<String, String> {
+    match url::Host::parse(text) {
+        _ if text == "*" => Ok(text.to_owned()),
+        Ok(host) if !text.is_empty() => Ok(host.to_string()),
+        _ => Err("it is a host without scheme, port and path, such as chat.example".to_owned()),
     }
 }
 

@@ -5,11 +5,11 @@ use std::ops::RangeInclusive;
 
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::field_error::{FieldError, FieldErrors};
+use super::json_object::JsonObject;
 use super::new_message::NewMessage;
-use super::problem::FieldError;
-use super::union::{TextOr, tagged_union};
+use super::union::{TextOr, given, tagged_union};
 use crate::domain::RawObject;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Enum)]
@@ -44,9 +44,6 @@ pub(super) struct Function {
     strict: Option<bool>,
 }
 
-/// Any JSON object.
-pub(super) type JsonObject = std::collections::HashMap<String, Value>;
-
 /// Makes the model call a certain function.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
@@ -66,11 +63,50 @@ pub(super) struct FunctionName {
 
 /// The form of the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", try_from = "AnyFormat")]
 pub(super) enum ResponseFormat {
     Text(TextFormat),
     JsonObject(JsonObjectFormat),
     JsonSchema(JsonSchemaFormat),
+}
+
+/// A format as it is read: serde would copy all of a tagged union before it looks at
+/// the tag, however large its schema.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnyFormat {
+    r#type: FormatType,
+    #[serde(default, deserialize_with = "given")]
+    json_schema: Option<NamedSchema>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FormatType {
+    Text,
+    JsonObject,
+    JsonSchema,
+}
+
+impl TryFrom<AnyFormat> for ResponseFormat {
+    type Error = &'static str;
+
+    fn try_from(format: AnyFormat) -> Result<Self, Self::Error> {
+        match (format.r#type, format.json_schema) {
+            (FormatType::Text, None) => Ok(Self::Text(TextFormat { r#type: TextFormatType::Text })),
+            (FormatType::JsonObject, None) => {
+                Ok(Self::JsonObject(JsonObjectFormat { r#type: JsonObjectFormatType::JsonObject }))
+            }
+            (FormatType::JsonSchema, Some(json_schema)) => Ok(Self::JsonSchema(JsonSchemaFormat {
+                r#type: JsonSchemaFormatType::JsonSchema,
+                json_schema,
+            })),
+            (FormatType::JsonSchema, None) => {
+                Err("a response format of type json_schema has a json_schema")
+            }
+            (_, Some(_)) => Err("only a response format of type json_schema has a json_schema"),
+        }
+    }
 }
 
 tagged_union!(ResponseFormat by "type" {
@@ -143,8 +179,8 @@ pub(super) fn passed_on(raw: &RawObject) -> RawObject {
 }
 
 /// What is wrong with a message's parameters.
-pub(super) fn invalid(message: &NewMessage) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+pub(super) fn invalid(message: &NewMessage) -> FieldErrors {
+    let mut errors = FieldErrors::default();
     let mut range = |name: &str, value: Option<f64>, range: RangeInclusive<f64>| {
         if value.is_some_and(|value| !range.contains(&value)) {
             let detail = format!("it is a number from {} to {}", range.start(), range.end());
@@ -185,7 +221,7 @@ pub(super) fn invalid(message: &NewMessage) -> Vec<FieldError> {
     errors
 }
 
-fn invalid_tools(message: &NewMessage, errors: &mut Vec<FieldError>) {
+fn invalid_tools(message: &NewMessage, errors: &mut FieldErrors) {
     const NAME: &str = "a name has 1 to 64 letters, digits, _ and -";
     let tools = message.tools.as_deref();
     match tools {
@@ -199,7 +235,7 @@ fn invalid_tools(message: &NewMessage, errors: &mut Vec<FieldError>) {
     }
     for (n, tool) in tools.unwrap_or_default().iter().enumerate() {
         if !is_name(&tool.function.name) {
-            errors.push(FieldError::new(format!("/tools/{n}/function/name"), NAME));
+            errors.add(|| FieldError::new(format!("/tools/{n}/function/name"), NAME));
         }
     }
     let known =
@@ -240,11 +276,11 @@ fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn errors(json: Value) -> Vec<String> {
         let message = serde_json::from_value(json).expect("a message");
-        invalid(&message).into_iter().map(|error| error.pointer).collect()
+        invalid(&message).into_parts().0.into_iter().map(|error| error.pointer).collect()
     }
 
     #[test]

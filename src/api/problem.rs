@@ -6,14 +6,16 @@
 use std::borrow::Cow;
 
 use poem::error::ResponseError;
-use poem::http::{HeaderValue, Method, StatusCode, header};
+use poem::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use poem::{Body, Response};
 use poem_openapi::Object;
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaSchemaRef, Registry};
 use poem_openapi::types::{ToJSON, Type};
 
+use super::field_error::{FieldError, FieldErrors, shorten};
 use super::request_id::RequestId;
+use crate::domain::quoted;
 use crate::http::Overload;
 use crate::log_limit::LogLimit;
 
@@ -51,6 +53,8 @@ codes! {
     InvalidJson BAD_REQUEST "invalid_json" "The body is not JSON";
     InvalidParameter BAD_REQUEST "invalid_parameter" "A parameter in the path, the query or a header is not acceptable";
     MalformedCursor BAD_REQUEST "malformed_cursor" "The cursor is not one that was given out";
+    ForeignOrigin FORBIDDEN "foreign_origin" "Pages of other origins may not change anything";
+    UnknownHost MISDIRECTED_REQUEST "unknown_host" "The request is for another server";
     UnknownPath NOT_FOUND "unknown_path" "There is nothing at this path";
     ConversationNotFound NOT_FOUND "conversation_not_found" "There is no such conversation";
     TaskNotFound NOT_FOUND "task_not_found" "There is no such task";
@@ -58,6 +62,7 @@ codes! {
     BodyTimeout REQUEST_TIMEOUT "body_timeout" "The body did not arrive in time";
     BodyTooLarge PAYLOAD_TOO_LARGE "body_too_large" "The body is too large";
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The body is not declared to be JSON";
+    UnsupportedContentEncoding UNSUPPORTED_MEDIA_TYPE "unsupported_content_encoding" "The body is compressed or encoded otherwise";
     InvalidBody UNPROCESSABLE_ENTITY "invalid_body" "The body is not what this operation takes";
     InvalidText UNPROCESSABLE_ENTITY "invalid_text" "A text contains U+0000, which can't be stored";
     EmptyContent UNPROCESSABLE_ENTITY "empty_content" "The message says nothing";
@@ -72,30 +77,8 @@ codes! {
     Overloaded SERVICE_UNAVAILABLE "overloaded" "The process has as many connections or requests as it may have";
 }
 
-/// Bytes of a text in a problem at most: much of it may be the caller's own.
+/// Bytes of a detail, about: much of it may be the caller's own.
 const DETAIL: usize = 1_000;
-/// Errors of one body that are named at most.
-const MAX_ERRORS: usize = 20;
-
-/// One thing that is wrong with a body.
-#[derive(Debug, Clone, PartialEq, Eq, Object)]
-pub(super) struct FieldError {
-    /// Where: a JSON Pointer (RFC 6901) into the body.
-    pub(super) pointer: String,
-    /// What is wrong there, and what would be right.
-    pub(super) detail: String,
-}
-
-impl FieldError {
-    pub(super) fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), detail: detail.into() }
-    }
-
-    fn shorten(self) -> Self {
-        Self { pointer: shorten(self.pointer, DETAIL), detail: shorten(self.detail, DETAIL) }
-    }
-}
-
 /// Why a request was refused (RFC 9457). Programs branch on `code`; `detail`
 /// says what to do.
 #[derive(Debug, Object)]
@@ -116,6 +99,9 @@ struct ProblemBody {
     /// What is wrong with the body, place by place.
     #[oai(skip_serializing_if_is_empty, default)]
     errors: Vec<FieldError>,
+    /// How many more there are than `errors` names.
+    #[oai(skip_serializing_if_is_none)]
+    more_errors: Option<u64>,
 }
 
 /// One refusal.
@@ -124,8 +110,9 @@ struct ProblemBody {
 pub(super) struct Problem {
     code: Code,
     detail: Cow<'static, str>,
-    errors: Vec<FieldError>,
-    allow: Option<HeaderValue>,
+    errors: FieldErrors,
+    /// A header that this kind of problem has.
+    header: Option<Box<(HeaderName, HeaderValue)>>,
     #[source]
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -133,25 +120,44 @@ pub(super) struct Problem {
 impl Problem {
     /// A problem; `detail` says what to do.
     pub(super) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), allow: None, cause: None }
+        Self {
+            code,
+            detail: detail.into(),
+            errors: FieldErrors::default(),
+            header: None,
+            cause: None,
+        }
     }
 
     /// A body with these errors.
-    pub(super) fn body(code: Code, errors: Vec<FieldError>) -> Self {
+    pub(super) fn body(code: Code, errors: impl Into<FieldErrors>) -> Self {
+        const NAMED: usize = 3;
+        let errors = errors.into();
         let mut detail = String::from("The body can't be accepted");
-        for (n, error) in errors.iter().take(3).enumerate() {
+        for (n, error) in errors.first().iter().take(NAMED).enumerate() {
             let at = if error.pointer.is_empty() { "the body" } else { &error.pointer };
             detail += if n == 0 { ". " } else { "; " };
-            detail += &shorten(format!("{at}: {}", error.detail), DETAIL / 3);
+            detail += &shorten(format!("{at}: {}", error.detail), DETAIL / NAMED);
+        }
+        let more = (errors.first().len() + errors.more()).saturating_sub(NAMED);
+        if more > 0 {
+            detail += &format!("; and {more} more");
         }
         Self { errors, ..Self::new(code, detail) }
     }
 
     /// A path that is there, asked with a method that it doesn't know.
     pub(super) fn method_not_allowed(method: &Method, path: &str, allow: &str) -> Self {
+        let (method, path) = (quoted(method.as_str()), quoted(path));
         let detail = format!("{path} does not know {method}; it knows {allow}.");
-        let allow = HeaderValue::from_str(allow).ok();
-        Self { allow, ..Self::new(Code::MethodNotAllowed, detail) }
+        Self::new(Code::MethodNotAllowed, detail).with(header::ALLOW, allow)
+    }
+
+    /// The same problem with a header; one that can't be sent is left away.
+    #[must_use]
+    pub(super) fn with(mut self, name: HeaderName, value: &str) -> Self {
+        self.header = HeaderValue::from_str(value).ok().map(|value| Box::new((name, value)));
+        self
     }
 
     /// Something that must not happen. The cause is logged, never sent.
@@ -223,6 +229,7 @@ impl Problem {
     /// The response.
     pub(super) fn response(self, request_id: &RequestId) -> Response {
         let status = self.code.status();
+        let (errors, more) = self.errors.into_parts();
         let body = ProblemBody {
             r#type: format!("urn:rill:problem:{}", self.code.as_str()),
             title: self.code.title().to_owned(),
@@ -230,7 +237,8 @@ impl Problem {
             detail: shorten(self.detail.into_owned(), DETAIL),
             code: self.code.as_str().to_owned(),
             request_id: request_id.as_str().to_owned(),
-            errors: self.errors.into_iter().take(MAX_ERRORS).map(FieldError::shorten).collect(),
+            errors,
+            more_errors: (more > 0).then_some(more as u64),
         };
         let mut response = Response::builder()
             .status(status)
@@ -241,8 +249,9 @@ impl Problem {
             let seconds = if self.code == Code::Overloaded { "5" } else { "1" };
             response = response.header(header::RETRY_AFTER, seconds);
         }
-        if let Some(allow) = self.allow {
-            response = response.header(header::ALLOW, allow);
+        if let Some(header) = self.header {
+            let (name, value) = *header;
+            response = response.header(name, value);
         }
         response.body(Body::from_string(body.to_json_string()))
     }
@@ -282,15 +291,6 @@ impl Payload for ProblemPayload {
     }
 }
 
-fn shorten(mut text: String, bytes: usize) -> String {
-    if text.len() > bytes {
-        let end = (0..=bytes).rev().find(|&end| text.is_char_boundary(end));
-        text.truncate(end.unwrap_or(0));
-        text.push('…');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -324,10 +324,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_bad_body_names_each_place() {
-        let errors = vec![FieldError::new("/stop/4", "too many"), FieldError::new("/n", "unknown")];
+        let mut errors = FieldErrors::from(FieldError::new("/stop/4", "too many"));
+        errors.push(FieldError::new("/n", "unknown"));
         let (_, body) = json(Problem::body(Code::InvalidBody, errors)).await;
         assert_eq!(body["detail"], "The body can't be accepted. /stop/4: too many; /n: unknown");
         assert_eq!(body["errors"][1]["pointer"], "/n");
+        assert!(body.get("more_errors").is_none(), "{body}");
+    }
+
+    #[tokio::test]
+    async fn of_many_errors_twenty_are_named_and_the_others_counted() {
+        let mut errors = FieldErrors::default();
+        (0..25).for_each(|n| errors.push(FieldError::new(format!("/{n}"), "odd")));
+        let (_, body) = json(Problem::body(Code::InvalidBody, errors)).await;
+        assert_eq!(body["errors"].as_array().map(Vec::len), Some(20));
+        assert_eq!(body["more_errors"], 5);
+        assert!(
+            body["detail"].as_str().is_some_and(|text| text.ends_with("; and 22 more")),
+            "{body}"
+        );
     }
 
     #[test]

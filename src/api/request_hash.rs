@@ -12,15 +12,15 @@ type Hash = [u8; 32];
 /// it is JSON, nested 127 levels at most.
 pub(super) fn request_hash(context: &[u8], json: &str) -> Hash {
     let mut reader = Reader { rest: json.as_bytes() };
-    tagged(b'r', &[context, &reader.value()])
+    tagged(b'r', [context, &reader.value()])
 }
 
 /// The hash of parts, of which each has a fixed length or is the last; `kind`
 /// keeps values of different types apart.
-fn tagged(kind: u8, parts: &[&[u8]]) -> Hash {
+fn tagged<T: AsRef<[u8]>>(kind: u8, parts: impl IntoIterator<Item = T>) -> Hash {
     let mut hash = Sha256::new();
     hash.update([kind]);
-    parts.iter().for_each(|part| hash.update(part));
+    parts.into_iter().for_each(|part| hash.update(part));
     hash.finalize().into()
 }
 
@@ -72,22 +72,23 @@ impl<'a> Reader<'a> {
         self.skip();
         // Stable: of fields of one name, all count, in order.
         fields.sort_by_key(|(name, _)| *name);
-        let fields: Vec<u8> =
-            fields.into_iter().flat_map(|(name, value)| [name, value].concat()).collect();
-        tagged(b'o', &[&fields])
+        tagged(b'o', fields.into_iter().flat_map(|(name, value)| [name, value]))
     }
 
     fn array(&mut self) -> Hash {
-        let mut items = Vec::new();
         self.skip();
-        while self.next() != b']' && !self.rest.is_empty() {
+        let items = std::iter::from_fn(|| {
+            if self.next() == b']' || self.rest.is_empty() {
+                return None;
+            }
             if self.next() == b',' {
                 self.skip();
             }
-            items.extend(self.value());
-        }
+            Some(self.value())
+        });
+        let hash = tagged(b'a', items);
         self.skip();
-        tagged(b'a', &[&items])
+        hash
     }
 
     fn string(&mut self) -> Hash {
@@ -100,8 +101,8 @@ impl<'a> Reader<'a> {
         let length = self.rest.iter().skip(1).position(ends).map_or(self.rest.len(), |end| end + 2);
         let token = self.token(length);
         match serde_json::from_slice::<String>(token) {
-            Ok(text) => tagged(b's', &[text.as_bytes()]),
-            Err(_) => tagged(b'?', &[token]),
+            Ok(text) => tagged(b's', [text.as_bytes()]),
+            Err(_) => tagged(b'?', [token]),
         }
     }
 
@@ -114,9 +115,9 @@ impl<'a> Reader<'a> {
         let number = std::str::from_utf8(token).ok().and_then(|text| text.parse::<f64>().ok());
         match number {
             Some(number) if token.len() <= EXACT => {
-                tagged(b'n', &[&(number + 0.0).to_bits().to_be_bytes()])
+                tagged(b'n', [(number + 0.0).to_bits().to_be_bytes()])
             }
-            _ => tagged(b'l', &[token]),
+            _ => tagged(b'l', [token]),
         }
     }
 }
@@ -130,6 +131,15 @@ mod tests {
 
     fn hash(json: &str) -> Hash {
         request_hash(b"", json)
+    }
+
+    #[test]
+    fn a_body_has_the_hash_that_other_versions_gave_it() {
+        let json =
+            r#"{"content":"é\n","stop":["a","b"],"seed":null,"temperature":0.5,"tools":[{},[]]}"#;
+        let hash = request_hash(b"context", json);
+        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "46d35666ad2d1f885c1fb23f9b39f20a1218e3b5f0443bafe3b8c334d99df388");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::events::TaskEvent;
-use super::extract::{Account, RawHeader};
+use super::extract::{Account, RawHeader, once};
 use super::failure::{Failure, failures};
 use super::problem::{Code, Problem};
 use super::tasks::not_found;
@@ -43,15 +43,24 @@ const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 
 /// Where a reader is: after the event that it saw last. The header is a
 /// browser's own and therefore newer than the URL, which stays as it was when
-/// the page opened the stream.
+/// the page opened the stream. (A polyfill's own parameter, which comes in the place
+/// of the header, is given as the header here.)
 pub(super) fn cursor(header: Option<&[u8]>, query: Option<&str>) -> Result<EventId, Problem> {
-    let given = [header, query.map(str::as_bytes)].into_iter().flatten().find(|&id| id != b"");
-    let Some(given) = given else { return Ok(EventId::START) };
-    std::str::from_utf8(given).ok().and_then(|id| id.parse().ok()).ok_or_else(|| {
+    let malformed = || {
         let detail = "The cursor is the id of the event that was received last, such as 2-17: two \
                       decimal numbers. Leave it away to begin at the beginning.";
         Problem::new(Code::MalformedCursor, detail)
-    })
+    };
+    let header = std::str::from_utf8(header.unwrap_or_default()).map_err(|_| malformed())?;
+    let header = once(header, ",").ok_or_else(|| {
+        let detail =
+            "There are several Last-Event-ID headers, and they differ. Send the newest alone.";
+        Problem::new(Code::MalformedCursor, detail)
+    })?;
+    match [header, query.unwrap_or_default()].into_iter().find(|id| !str::is_empty(id)) {
+        None => Ok(EventId::START),
+        Some(id) => id.parse().map_err(|_| malformed()),
+    }
 }
 
 /// Writes one event's frame. The data is one line of JSON: it has no raw line
@@ -209,7 +218,8 @@ impl IntoResponse for Events {
     fn into_response(self) -> Response {
         Response::builder()
             .content_type("text/event-stream; charset=utf-8")
-            .header("cache-control", "no-store")
+            // Transformed, it would be collected: to be compressed, by Express for one.
+            .header("cache-control", "no-store, no-transform")
             // nginx would otherwise collect events until its buffer is full.
             .header("x-accel-buffering", "no")
             .body(self.0)
@@ -266,10 +276,16 @@ impl Streams {
         last_event_id_header: RawHeader,
         /// The cursor, for clients that can't set headers.
         last_event_id: Query<Option<String>>,
+        /// The cursor, as the polyfill `event-source-polyfill` sends it when it
+        /// reconnects; wins over `last_event_id`.
+        #[oai(name = "lastEventId")]
+        polyfill_event_id: Query<Option<String>>,
     ) -> Result<Followed, Failure<StreamTask>> {
         let task = task_id.0;
         tracing::Span::current().record("task_id", tracing::field::display(task));
-        let cursor = cursor(last_event_id_header.0.as_deref(), last_event_id.0.as_deref())?;
+        let newest = last_event_id_header.0.filter(|id| *id != b"");
+        let newest = newest.or_else(|| polyfill_event_id.0.map(String::into_bytes));
+        let cursor = cursor(newest.as_deref(), last_event_id.0.as_deref())?;
         match self.0.tasks.follow(account.0, task, cursor).await? {
             Follow::NoTask => Err(not_found(task).into()),
             Follow::AtEnd => Ok(Followed::AtEnd),
@@ -352,8 +368,20 @@ mod tests {
         assert_eq!(at(Some(""), Some("1-5")), Some(EventId::new(1, 5)));
         assert_eq!(at(Some("2-0"), Some("rubbish")), Some(EventId::new(2, 0)));
         assert_eq!(at(Some("99-99"), None), Some(EventId::new(99, 99)));
-        for odd in ["1", "1-", "a-b", "1-2-3", " 1-2", "-1-2", "1-2, 1-3", "99999999999-1"] {
+        // Proxies repeat a header, and join repeated ones.
+        for same in ["2-17, 2-17", "2-17,2-17,2-17", " 2-17 ", "2-17,", ", 2-17", "\t2-17, "] {
+            assert_eq!(at(Some(same), Some("1-5")), Some(EventId::new(2, 17)), "{same:?}");
+        }
+        for none in [" ", ",", ", ,"] {
+            assert_eq!(at(Some(none), Some("1-5")), Some(EventId::new(1, 5)), "{none:?}");
+        }
+        for odd in
+            ["1", "1-", "a-b", "1-2-3", "-1-2", "1-2, 1-3", "99999999999-1", "1 - 2", "1-2 1-2"]
+        {
             assert_eq!(at(Some(odd), None), None, "{odd:?}");
+            assert_eq!(at(None, Some(odd)), None, "{odd:?}");
+        }
+        for odd in [" 1-2", "1-2,1-2", "1-2 "] {
             assert_eq!(at(None, Some(odd)), None, "{odd:?}");
         }
         assert!(cursor(Some(b"\xff"), None).is_err());

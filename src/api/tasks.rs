@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use super::body::Json;
 use super::extract::Account;
 use super::failure::{Failure, failures};
+use super::failure_code::FailureCode;
 use super::problem::{Code, Problem};
 use super::{State, Tag};
 use crate::domain::{self, ConversationId, MessageId, TaskId};
@@ -41,14 +42,14 @@ impl From<domain::TaskStatus> for TaskStatus {
 #[oai(rename = "TaskError")]
 pub(super) struct TaskFailure {
     /// The kind of failure; stable.
-    code: String,
+    code: FailureCode,
     /// In words.
     message: String,
 }
 
 impl From<store::TaskError> for TaskFailure {
     fn from(error: store::TaskError) -> Self {
-        Self { code: error.code, message: error.message }
+        Self { code: FailureCode(error.code), message: error.message }
     }
 }
 
@@ -104,12 +105,12 @@ struct Task {
     /// When it ended.
     #[oai(nullable)]
     finished_at: Option<OffsetDateTime>,
-    /// Where to follow it.
+    /// Where to follow it: a reference, to be resolved against the URL of this request.
     stream_url: String,
 }
 
-impl From<store::Task> for Task {
-    fn from(task: store::Task) -> Self {
+impl Task {
+    fn of(task: store::Task, base: &str) -> Self {
         Self {
             id: task.id,
             conversation_id: task.conversation,
@@ -123,14 +124,14 @@ impl From<store::Task> for Task {
             created_at: task.created_at,
             started_at: task.started_at,
             finished_at: task.finished_at,
-            stream_url: stream_url(task.id),
+            stream_url: stream_url(base, task.id),
         }
     }
 }
 
-/// Where a task is followed.
-pub(super) fn stream_url(task: TaskId) -> String {
-    format!("/v1/tasks/{task}/stream")
+/// Where a task is followed, behind the path that a proxy puts before ours.
+pub(super) fn stream_url(base: &str, task: TaskId) -> String {
+    format!("{base}/v1/tasks/{task}/stream")
 }
 
 pub(super) fn not_found(task: TaskId) -> Problem {
@@ -140,7 +141,7 @@ pub(super) fn not_found(task: TaskId) -> Problem {
 
 failures! {
     GetTask: [PARAMETERS, STORE], TaskNotFound;
-    CancelTask: [PARAMETERS, STORE], TaskNotFound;
+    CancelTask: [PARAMETERS, CHANGE, STORE], TaskNotFound;
 }
 
 #[derive(ApiResponse)]
@@ -165,7 +166,8 @@ impl Tasks {
     ) -> Result<Json<Task>, Failure<GetTask>> {
         tracing::Span::current().record("task_id", tracing::field::display(task_id.0));
         let task = self.0.tasks.store.task(account.0, task_id.0).await?;
-        Ok(Json(task.ok_or_else(|| not_found(task_id.0))?.into()))
+        let task = task.ok_or_else(|| not_found(task_id.0))?;
+        Ok(Json(Task::of(task, self.0.options.base_path())))
     }
 
     /// Cancel a task
@@ -180,6 +182,7 @@ impl Tasks {
     ) -> Result<CancelRequested, Failure<CancelTask>> {
         tracing::Span::current().record("task_id", tracing::field::display(task_id.0));
         let task = self.0.tasks.cancel(account.0, task_id.0).await?;
-        Ok(CancelRequested::Requested(Json(task.ok_or_else(|| not_found(task_id.0))?.into())))
+        let task = task.ok_or_else(|| not_found(task_id.0))?;
+        Ok(CancelRequested::Requested(Json(Task::of(task, self.0.options.base_path()))))
     }
 }

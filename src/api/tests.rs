@@ -35,6 +35,7 @@ fn client(arguments: &[&str]) -> TestClient<impl Endpoint<Output = Response>> {
         catalog: Arc::new(catalog.expect("models")),
         metrics: PrometheusBuilder::new().build_recorder().handle(),
         shutdown: stop,
+        listening: "127.0.0.1:8080".parse().expect("an address"),
         options: Arc::new(options(&[&["--max-body=2048"], arguments].concat())),
     }))
 }
@@ -162,7 +163,7 @@ async fn a_refusal_says_where_and_what_would_be_right() {
     let (pointer, _) = refuse(json!({"content": "x", "tools": tools})).await;
     assert_eq!(pointer, "/tools/0/function/name");
     let (pointer, detail) = refuse(json!({"content": [{"type": "text", "text": 5}]})).await;
-    assert_eq!(pointer, "/content/0");
+    assert_eq!(pointer, "/content/0/text");
     assert!(detail.contains("expected a string"), "{detail}");
     let (_, detail) = refuse(json!({"content": "x", "stop": {"long": "x".repeat(1500)}})).await;
     assert!(detail.len() < 1100);
@@ -209,6 +210,38 @@ async fn a_body_that_does_not_arrive_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn bodies_together_hold_no_more_than_is_allowed_and_give_it_back() {
+    let client = client(&["--body-memory=3000"]);
+    let (sender, receiver) = tokio::sync::mpsc::channel::<std::io::Result<bytes::Bytes>>(1);
+    let pieces = futures_util::stream::unfold(receiver, async |mut receiver| {
+        let piece = receiver.recv().await?;
+        Some((piece, receiver))
+    });
+    let slow = client.post("/v1/conversations").content_type("application/json");
+    let slow = slow.body(poem::Body::from_bytes_stream(pieces)).send();
+    let others = async {
+        let piece = |bytes| sender.send(Ok(bytes::Bytes::from(vec![b' '; bytes])));
+        piece(2_000).await.expect("it is read");
+        // The channel holds one: that it takes a third means that the first was read.
+        piece(0).await.expect("it is read");
+        piece(0).await.expect("it is read");
+        let post = |bytes: usize| {
+            let request = client.post("/v1/conversations").content_type("application/json");
+            request.body(vec![b'x'; bytes]).send()
+        };
+        let crowded = post(1_001).await;
+        crowded.assert_header("retry-after", "1");
+        problem(crowded, 503, "unavailable").await;
+        problem(post(1_000).await, 400, "invalid_json").await;
+        drop(sender);
+    };
+    let (slow, ()) = tokio::join!(slow, others);
+    problem(slow, 400, "invalid_json").await;
+    let last = client.post("/v1/conversations").content_type("application/json");
+    problem(last.body(vec![b'x'; 2_048]).send().await, 400, "invalid_json").await;
+}
+
+#[tokio::test]
 async fn every_bad_parameter_is_refused_with_its_code() {
     let client = client(&[]);
     let stream = format!("/v1/tasks/{ID}/stream");
@@ -237,6 +270,152 @@ async fn every_bad_parameter_is_refused_with_its_code() {
         let request = client.post(&messages).header("Idempotency-Key", key);
         let response = request.body_json(&json!({"content": "x"})).send().await;
         problem(response, 400, "invalid_parameter").await;
+    }
+}
+
+#[tokio::test]
+async fn a_bad_parameter_of_a_path_is_called_by_its_name() {
+    let client = client(&[]);
+    for (path, name) in [
+        ("/v1/tasks/17", "task_id"),
+        ("/v1/tasks/17/stream", "task_id"),
+        ("/v1/conversations/17", "conversation_id"),
+        ("/v1/conversations/17/messages", "conversation_id"),
+    ] {
+        let refused = problem(client.get(path).send().await, 400, "invalid_parameter").await;
+        let detail = refused["detail"].as_str().expect("text");
+        assert!(detail.starts_with(&format!("{name} in the path: ")), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_query_parameters_are_refused_with_the_names_that_are_known() {
+    let client = client(&[]);
+    let task = format!("/v1/tasks/{ID}");
+    for (method, path, says) in [
+        (Method::GET, "/v1/conversations?limit=5&page=2".to_owned(), "limit, cursor"),
+        (Method::GET, "/v1/conversations?Limit=5".to_owned(), "limit, cursor"),
+        (Method::GET, "/v1/conversations?".to_owned() + &"a&".repeat(1000), "limit, cursor"),
+        (Method::GET, "/v1/conversations?limit=5&limit=6".to_owned(), "limit"),
+        (Method::HEAD, "/v1/models?all".to_owned(), ""),
+        (Method::GET, "/v1/models?all=1".to_owned(), "takes none"),
+        (Method::POST, format!("{task}/cancel?now=1"), "takes none"),
+        (Method::GET, format!("{task}/stream?last-event-id=1-2"), "last_event_id, lastEventId"),
+        (Method::GET, format!("{task}/stream?lasteventid=1-2"), "last_event_id, lastEventId"),
+    ] {
+        let response = client.request(method.clone(), &path).send().await;
+        let refused = problem(response, 400, "invalid_parameter").await;
+        assert!(refused["detail"].as_str().is_some_and(|text| text.contains(says)), "{refused}");
+        if method != Method::HEAD {
+            assert_documented(&method, &path, 400, "invalid_parameter");
+        }
+    }
+    // The same twice says nothing else; what is outside of /v1 takes no parameters and passes them over.
+    for path in
+        ["/v1/models?", "/healthz?verbose", "/?utm_source=x", "/metrics?a=1", "/openapi.json?v=2"]
+    {
+        client.get(path).send().await.assert_status_is_ok();
+    }
+    let twice = format!("{task}/stream?last_event_id=1-2&last_event_id=1-2");
+    problem(client.get(&twice).send().await, 503, "unavailable").await;
+    for cursor in ["last_event_id=1", "lastEventId=1", "last_event_id=1-2&lastEventId=1"] {
+        let path = format!("{task}/stream?{cursor}");
+        problem(client.get(&path).send().await, 400, "malformed_cursor").await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_encoded_is_refused_and_told_so() {
+    let client = client(&[]);
+    let post = |name: &str, value: &str| {
+        let request = client.post("/v1/conversations").content_type("application/json");
+        request.header(name, value).body("{}").send()
+    };
+    for coding in ["gzip", "br", "deflate", "Zstd", "identity, gzip"] {
+        let response = post("content-encoding", coding).await;
+        response.assert_header("accept-encoding", "identity");
+        let refused = problem(response, 415, "unsupported_content_encoding").await;
+        assert!(
+            refused["detail"].as_str().is_some_and(|text| text.contains("content-encoding")),
+            "{refused}"
+        );
+    }
+    problem(post("content-encoding", "identity").await, 503, "unavailable").await;
+    assert_documented(&Method::POST, "/v1/conversations", 415, "unsupported_content_encoding");
+    let json = |media_type: &str, body: &'static [u8]| {
+        client.post("/v1/conversations").content_type(media_type).body(body).send()
+    };
+    let refused = json("application/json; charset=latin1", b"{}").await;
+    let refused = problem(refused, 415, "unsupported_media_type").await;
+    assert!(refused["detail"].as_str().is_some_and(|text| text.contains("UTF-8")), "{refused}");
+    // A byte order mark is passed over; one of UTF-16 is not JSON in UTF-8.
+    problem(json("application/json", b"\xef\xbb\xbf{}").await, 503, "unavailable").await;
+    problem(json("application/json", b"\xff\xfe{\0}\0").await, 400, "invalid_json").await;
+}
+
+#[tokio::test]
+async fn a_path_with_a_slash_too_many_is_told_so() {
+    let client = client(&[]);
+    for (path, says) in [("/v1/models/", "slash"), ("/v1/nothing/", "openapi.json")] {
+        let refused = problem(client.get(path).send().await, 404, "unknown_path").await;
+        assert!(refused["detail"].as_str().is_some_and(|text| text.contains(says)), "{refused}");
+    }
+    let long = format!("/{}", "x".repeat(10_000));
+    let refused = problem(client.get(&long).send().await, 404, "unknown_path").await;
+    assert!(refused.to_string().len() < 1_000);
+}
+
+#[tokio::test]
+async fn the_base_path_is_in_every_reference() {
+    let client = client(&["--public-url=https://example.com/chat/"]);
+    for prefix in ["", "/chat"] {
+        for path in ["/", "/assets/app.js", "/docs", "/v1/models", "/healthz", "/openapi.json"] {
+            client.get(format!("{prefix}{path}")).send().await.assert_status_is_ok();
+        }
+    }
+    let response = client.get("/chat").send().await;
+    response.assert_status(StatusCode::PERMANENT_REDIRECT);
+    response.assert_header("location", "/chat/");
+    let text = async |path: &str| {
+        client.get(path).send().await.0.into_body().into_string().await.expect("text")
+    };
+    let document: Value = serde_json::from_str(&text("/openapi.json").await).expect("JSON");
+    assert_eq!(document["servers"][0]["url"], "https://example.com/chat");
+    assert!(text("/docs").await.contains("https://example.com/chat"));
+    // What the page loads stands beside it, wherever it is.
+    let page = text("/").await;
+    let references =
+        ["href=\"", "src=\""].map(|name| page.split(name).skip(1)).into_iter().flatten();
+    for reference in references.map(|rest| rest.split('"').next().expect("a reference")) {
+        assert!(!reference.starts_with('/'), "{reference}");
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_page_is_refused_with_the_option_that_would_allow_it() {
+    let client = client(&[]);
+    let refused = client.get("/v1/models").header("host", "evil.example").send().await;
+    let refused = problem(refused, 421, "unknown_host").await;
+    assert!(
+        refused["detail"].as_str().is_some_and(|text| text.contains("--public-url")),
+        "{refused}"
+    );
+    for (method, path) in [
+        (Method::POST, "/v1/conversations".to_owned()),
+        (Method::PATCH, format!("/v1/conversations/{ID}")),
+        (Method::DELETE, format!("/v1/conversations/{ID}")),
+        (Method::POST, format!("/v1/conversations/{ID}/messages")),
+        (Method::POST, format!("/v1/tasks/{ID}/cancel")),
+    ] {
+        let request = client.request(method.clone(), &path).content_type("text/plain");
+        let request =
+            request.header("host", "127.0.0.1:8080").header("origin", "https://evil.example");
+        let refused = problem(request.send().await, 403, "foreign_origin").await;
+        assert!(
+            refused["detail"].as_str().is_some_and(|text| text.contains("--cors-origin")),
+            "{refused}"
+        );
+        assert_documented(&method, &path, 403, "foreign_origin");
     }
 }
 

@@ -93,6 +93,15 @@ impl<T: Type + Serialize> ToJSON for TextOr<T> {
     }
 }
 
+/// For a field that may be missing but not null.
+pub(super) fn given<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
 /// A union of objects told apart by a field: its schema is a `oneOf` of
 /// references with a discriminator, which SDK generators turn into a type.
 macro_rules! tagged_union {

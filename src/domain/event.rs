@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 pub use super::event_name::EventName;
 use super::ids::MessageId;
+use super::line;
 use super::opaque::OpaqueData;
 
 /// Tokens counted by the model.
@@ -154,7 +155,7 @@ impl Encoded {
         let mut data = Vec::with_capacity(start.len() + text.len() + 8);
         data.extend_from_slice(start.as_bytes());
         // A string has JSON, and a `Vec` takes it.
-        let _ = serde_json::to_writer(&mut data, text);
+        let _ = line::write_text(&mut data, text);
         data.push(b'}');
         Self { name, data: String::from_utf8(data).unwrap_or_default(), opaque: None }
     }
@@ -162,9 +163,13 @@ impl Encoded {
 
 /// JSON in one line.
 pub(crate) fn json(value: &impl Serialize) -> String {
+    let mut data = Vec::with_capacity(128);
     // serde_json fails on maps with keys that aren't strings and on failing
     // `Serialize`s; what is encoded here has neither.
-    serde_json::to_string(value).unwrap_or_default()
+    match line::write(&mut data, value) {
+        Ok(()) => String::from_utf8(data).unwrap_or_default(),
+        Err(_) => String::new(),
+    }
 }
 
 /// Stored data that is not what its name says.
@@ -196,8 +201,8 @@ impl Event {
         }
     }
 
-    /// The form that is stored and sent. The data has no raw line break or
-    /// other control character: JSON escapes them.
+    /// The form that is stored and sent. The data has no raw line break, of ASCII or
+    /// Unicode, and no other control character.
     pub fn encode(&self) -> Encoded {
         let opaque = match self {
             Self::Snapshot(answer) if !answer.opaque.is_empty() => Some(json(&answer.opaque)),

@@ -20,6 +20,11 @@ impl RawObject {
         self.0.iter().map(|(name, value)| (name.as_str(), &**value))
     }
 
+    /// Bytes of names and values, about those of the text.
+    pub fn text_len(&self) -> usize {
+        self.iter().map(|(name, value)| name.len() + value.get().len()).sum()
+    }
+
     /// A field's value.
     pub fn get(&self, name: &str) -> Option<&RawValue> {
         self.iter().find_map(|(field, value)| (field == name).then_some(value))
@@ -93,8 +98,10 @@ impl<'de> Deserialize<'de> for RawObject {
                 while let Some((name, value)) = map.next_entry::<String, _>()? {
                     // Which of two counts, each reader would decide for itself.
                     if !names.insert(name.clone()) {
-                        let twice = format_args!("the field {name:?} stands there twice");
-                        return Err(A::Error::custom(twice));
+                        let name = super::quoted(&name);
+                        return Err(A::Error::custom(format_args!(
+                            "the field {name} stands there twice"
+                        )));
                     }
                     fields.push((name, value));
                 }

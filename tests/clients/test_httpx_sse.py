@@ -169,6 +169,28 @@ class HttpxSse(unittest.TestCase):
             self.assertGreaterEqual(len(pings), 2)
             self.assertEqual(set(pings), {'{"type":"ping"}'})
 
+    def test_a_client_that_splits_lines_as_python_does_reads_every_event_whole(self):
+        with httpx.Client(base_url=API, timeout=30) as api:
+            breaks = "\u2028 \u2029 \u0085 \u000b \u000c \u001c \u001d \u001e"
+            accepted, stored = self.ask(api, f"{SAMPLE['directives']} {breaks}{SAMPLE['paragraph']}{breaks}")
+            # As it is written, and once more when it is over.
+            for _ in range(2):
+                text, fields = "", []
+                with api.stream("GET", accepted["stream_url"]) as response:
+                    # httpx' own lines, which are str.splitlines'.
+                    for line in filter(None, response.iter_lines()):
+                        name, _, value = line.partition(": ")
+                        fields.append(name)
+                        if name == "data":
+                            data = json.loads(value)
+                            if data["type"] == "delta":
+                                text += data["text"]
+                            elif data["type"] in ("started", "snapshot"):
+                                text = data.get("text", "")
+                self.assertLessEqual(set(fields), {"id", "event", "data", "retry", ":"}, "a line broke")
+                self.assertEqual(text, stored())
+                self.assertIn(breaks, text)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -154,7 +154,7 @@ async fn a_stream_says_how_to_come_back_and_is_never_cached() {
     let response = request.send().await.expect("answers");
     let header = |name: &str| response.headers()[name].to_str().expect("text").to_owned();
     assert!(header("content-type").starts_with("text/event-stream"));
-    assert_eq!(header("cache-control"), "no-store");
+    assert_eq!(header("cache-control"), "no-store, no-transform");
     assert_eq!(header("x-accel-buffering"), "no");
     let body = response.text().await.expect("text");
     let mut parser = crate::support::SseParser::default();

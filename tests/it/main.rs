@@ -5,6 +5,8 @@
 //! database, Redis prefix and `rill` processes.
 
 mod answers;
+mod base_path;
+mod browsers;
 mod cancel;
 mod chaos;
 mod compose;
@@ -16,6 +18,7 @@ mod errors;
 mod exact;
 mod failover;
 mod faults;
+mod hostile;
 mod late;
 mod layering;
 mod listen;
@@ -30,6 +33,7 @@ mod providers;
 mod proxies;
 mod readme;
 mod recovery;
+mod requests;
 mod retries;
 mod scale;
 mod schema;

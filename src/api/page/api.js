@@ -19,10 +19,13 @@ export class ApiError extends Error {
   }
 }
 
+/** Where the API is: a proxy may serve it under a path of its own. */
+const root = new URL("..", import.meta.url).pathname.replace(/\/$/, "");
+
 async function call(method, path, { body, headers = {}, timeout = 30_000 } = {}) {
   let response;
   try {
-    response = await fetch(path, {
+    response = await fetch(root + path, {
       method,
       headers: body === undefined ? headers : { "content-type": "application/json", ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
@@ -63,7 +66,7 @@ export const renameConversation = (c, title) => call("PATCH", `/v1/conversations
 export const deleteConversation = (c) => call("DELETE", `/v1/conversations/${id(c)}`);
 export const task = (t) => call("GET", `/v1/tasks/${id(t)}`, { timeout: 10_000 });
 export const cancel = (t) => call("POST", `/v1/tasks/${id(t)}/cancel`);
-export const streamUrl = (t) => `/v1/tasks/${id(t)}/stream`;
+export const streamUrl = (t) => `${root}/v1/tasks/${id(t)}/stream`;
 
 /** The same key and body again give the same message, however often they are sent. */
 export const send = (c, key, body) =>

@@ -32,7 +32,8 @@ async fn ask(app: &App, path: &str) -> TcpStream {
     socket.set_recv_buffer_size(4096).expect("a small buffer");
     let mut socket = socket.connect(address(app)).await.expect("connects");
     // HTTP/1.0, so that the body comes as it is.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: rill\r\nAccept: text/event-stream\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
     socket.write_all(request.as_bytes()).await.expect("asks");
     socket
 }
@@ -195,7 +196,7 @@ async fn who_sends_slowly_is_cut_off_and_others_are_served() {
     let app = App::builder().with("RILL_BODY_TIMEOUT", "1s").start().await;
     let slow = (0..SLOW).map(|_| async {
         let mut socket = TcpStream::connect(address(&app)).await.expect("connects");
-        let head = "POST /v1/conversations HTTP/1.1\r\nHost: rill\r\nContent-Type: application/json\r\n\
+        let head = "POST /v1/conversations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                     Content-Length: 100000\r\n\r\n{";
         socket.write_all(head.as_bytes()).await.expect("asks");
         let (mut from, mut to) = socket.split();

@@ -1,6 +1,7 @@
 //! What the tests share: real servers, real `rill` processes, a reader.
 
 mod app;
+mod nginx;
 mod process;
 mod provider;
 mod proxy;
@@ -9,6 +10,7 @@ mod servers;
 mod wire;
 
 pub(crate) use app::{App, Builder, Posted};
+pub(crate) use nginx::Nginx;
 pub(crate) use process::Process;
 pub(crate) use provider::{Provider, Script, refusal, stream};
 pub(crate) use proxy::{Freeze, Proxy, Weather};
