@@ -15,8 +15,8 @@ use crate::model::catalog::Catalog;
 use crate::model::simulator;
 use crate::operate::startup;
 use crate::store::Store;
-use crate::streams::Streams;
 use crate::streams::tail::{self, Tail};
+use crate::streams::{Streams, Uses};
 use crate::tasks::Tasks;
 use crate::{api, http, metrics, operate, shutdown, telemetry, worker};
 
@@ -145,7 +145,8 @@ async fn up(options: cli::Up, stop: CancellationToken) -> anyhow::Result<()> {
     let (store, streams) = open(&options.stores, &closing)?;
     let prepared = async {
         migrate(&store).await?;
-        Ok(startup::check(&store, &streams, &options.checks).await?)
+        Ok(startup::check(&store, &streams, Uses { api: true, worker: true }, &options.checks)
+            .await?)
     };
     shutdown::unless_stopped(&stop, STARTING, prepared).await?;
     let simulated = TaskTracker::new();
@@ -188,7 +189,10 @@ async fn serve(options: cli::Api, stop: CancellationToken) -> anyhow::Result<()>
     let catalog = Arc::new(options.models.catalog()?);
     let closing = CancellationToken::new();
     let (store, streams) = open(&options.stores, &closing)?;
-    let checked = async { Ok(startup::check(&store, &streams, &options.checks).await?) };
+    let checked = async {
+        Ok(startup::check(&store, &streams, Uses { api: true, worker: false }, &options.checks)
+            .await?)
+    };
     shutdown::unless_stopped(&stop, STARTING, checked).await?;
     let tail = Tail::start(&streams, &options.tail);
     let tasks = Tasks::new(store.clone(), streams, Some(tail.clone()), &options.stores.tasks);
@@ -207,7 +211,10 @@ async fn work(options: cli::Worker, stop: CancellationToken) -> anyhow::Result<(
     announce(&catalog);
     let closing = CancellationToken::new();
     let (store, streams) = open(&options.stores, &closing)?;
-    let checked = async { Ok(startup::check(&store, &streams, &options.checks).await?) };
+    let checked = async {
+        Ok(startup::check(&store, &streams, Uses { api: false, worker: true }, &options.checks)
+            .await?)
+    };
     shutdown::unless_stopped(&stop, STARTING, checked).await?;
     let tasks = Tasks::new(store.clone(), streams, None, &options.stores.tasks);
     let probes = TaskTracker::new();

@@ -13,7 +13,7 @@ use crate::config::{Finding, Invalid};
 use crate::domain::retry::Backoff;
 use crate::log_limit::LogLimit;
 use crate::store::Store;
-use crate::streams::Streams;
+use crate::streams::{Streams, Uses};
 
 /// What to do about servers that would break a promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -86,13 +86,18 @@ fn too_few_files(uses: &[(u32, &str)], needed: u64, allowed: Option<u64>) -> Opt
 ///
 /// # Errors
 /// With what to do, where a promise could not be kept.
-pub async fn check(store: &Store, streams: &Streams, options: &Options) -> Result<(), Invalid> {
+pub async fn check(
+    store: &Store,
+    streams: &Streams,
+    uses: Uses,
+    options: &Options,
+) -> Result<(), Invalid> {
     if options.checks == Checks::Off {
         return Ok(());
     }
     let (postgresql, redis) = tokio::join!(
         tokio::time::timeout(AT_START, store.check()),
-        tokio::time::timeout(AT_START, look_at_redis(store, streams)),
+        tokio::time::timeout(AT_START, look_at_redis(store, streams, uses)),
     );
     let mut found = Vec::new();
     match postgresql {
@@ -117,12 +122,17 @@ pub async fn check(store: &Store, streams: &Streams, options: &Options) -> Resul
             }
             Err(error) => tracing::debug!(%error, "Redis' settings can't be checked"),
         }
+    } else if let Ok(Err(
+        error @ (crate::streams::Error::Redis(_) | crate::streams::Error::Tls(_)),
+    )) = redis
+    {
+        tracing::warn!(%error, "Redis can't be used yet; it is tried again");
     } else {
         tracing::warn!(
             "Redis is not there yet (or PostgreSQL, which says whose it has to be); it is checked when it is"
         );
     }
-    tokio::spawn(check_streams_again(streams.clone(), seen.0, seen.1));
+    tokio::spawn(check_streams_again(streams.clone(), uses, seen.0, seen.1));
     judge(found, options.checks)
 }
 
@@ -134,7 +144,11 @@ enum Seen {
     Another(Finding),
 }
 
-async fn look_at_redis(store: &Store, streams: &Streams) -> crate::streams::Result<Seen> {
+async fn look_at_redis(
+    store: &Store,
+    streams: &Streams,
+    uses: Uses,
+) -> crate::streams::Result<Seen> {
     // Without it, nothing connects.
     let deployment = deployment(store).await;
     if let Some(finding) = streams.check_deployment(deployment).await? {
@@ -142,7 +156,7 @@ async fn look_at_redis(store: &Store, streams: &Streams) -> crate::streams::Resu
     }
     streams.belongs_to(deployment);
     let generation = streams.connected(0).await?;
-    Ok(Seen::Ours(generation, streams.check().await))
+    Ok(Seen::Ours(generation, streams.check(uses).await))
 }
 
 /// Tells the streams whose Redis theirs has to be, as soon as PostgreSQL says.
@@ -205,10 +219,15 @@ async fn check_store_later(store: Store) {
 }
 
 /// Ends with the streams.
-async fn check_streams_again(streams: Streams, mut generation: u64, mut before: Vec<Finding>) {
+async fn check_streams_again(
+    streams: Streams,
+    uses: Uses,
+    mut generation: u64,
+    mut before: Vec<Finding>,
+) {
     while let Ok(newer) = streams.connected(generation).await {
         generation = newer;
-        match streams.check().await {
+        match streams.check(uses).await {
             Ok(findings) => {
                 findings.iter().filter(|finding| !before.contains(finding)).for_each(log);
                 before = findings;

@@ -1,5 +1,7 @@
 //! What of PostgreSQL's settings would break or weaken a promise.
 
+use sqlx::postgres::PgSslMode;
+
 use super::{MIGRATOR, Result, Store, bounded};
 use crate::config::Finding;
 
@@ -25,6 +27,9 @@ struct Server {
     synchronous_commit: String,
     standby: bool,
     read_only: bool,
+    /// Servers that replicate from it, and those that a commit waits for.
+    standbys: i64,
+    synchronous_standbys: String,
     /// Connections that we may still open.
     free: i64,
     max_connections: i64,
@@ -49,7 +54,31 @@ impl Store {
             findings.extend(self.check_deployment().await?);
         }
         findings.extend(schema);
+        findings.extend(self.check_encryption());
         Ok(findings)
+    }
+
+    /// Whether others can read what is sent, or answer in PostgreSQL's place.
+    fn check_encryption(&self) -> Option<Finding> {
+        let host = self.connect.get_host();
+        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        let local = self.connect.get_socket().is_some()
+            || host.starts_with('/')
+            || host == "localhost"
+            || address.is_ok_and(|address| address.is_loopback());
+        let why = match self.connect.get_ssl_mode() {
+            _ if local => return None,
+            PgSslMode::VerifyFull | PgSslMode::VerifyCa => return None,
+            PgSslMode::Require => "is encrypted, but anybody may answer in its place",
+            PgSslMode::Prefer => {
+                "is encrypted only if the server offers it, and anybody may answer in its place"
+            }
+            _ => "is not encrypted",
+        };
+        Some(Finding::weak(format!(
+            "the connection to PostgreSQL at {host} {why}: add ?sslmode=verify-full to DATABASE_URL (and \
+             &sslrootcert=FILE for a certificate authority of your own), unless the network is yours alone"
+        )))
     }
 
     async fn check_server(&self) -> Result<Vec<Finding>> {
@@ -64,6 +93,8 @@ impl Store {
                        current_setting('synchronous_commit') AS "synchronous_commit!",
                        pg_is_in_recovery() AS "standby!",
                        current_setting('default_transaction_read_only')::bool AS "read_only!",
+                       (SELECT count(*) FROM pg_stat_replication) AS "standbys!",
+                       current_setting('synchronous_standby_names') AS "synchronous_standbys!",
                        current_setting('max_connections')::bigint AS "max_connections!",
                        current_setting('max_connections')::bigint
                          - current_setting('superuser_reserved_connections')::bigint
@@ -152,6 +183,12 @@ impl Server {
                  servers set it when their disk is full",
             ));
         }
+        if self.standbys > 0 && self.synchronous_standbys.is_empty() {
+            findings.push(Finding::weak(
+                "PostgreSQL replicates asynchronously: what is committed in the moments before a standby is \
+                 promoted is lost, accepted messages too; set synchronous_standby_names if that must not be",
+            ));
+        }
         if self.free < connections {
             findings.push(Finding::weak(format!(
                 "PostgreSQL has {} connections left of max_connections = {}, and this process may open \
@@ -211,6 +248,8 @@ mod tests {
             synchronous_commit: "on".into(),
             standby: false,
             read_only: false,
+            standbys: 0,
+            synchronous_standbys: String::new(),
             free: 97,
             max_connections: 100,
         }
@@ -249,6 +288,7 @@ mod tests {
             Server { standby: true, ..good() },
             Server { read_only: true, ..good() },
             Server { free: 3, ..good() },
+            Server { standbys: 1, ..good() },
             Server { fsync: false, ..good() },
         ] {
             let findings = server.judge(10);

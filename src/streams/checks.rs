@@ -9,7 +9,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
 
-use super::{Error, Result, Streams, answered};
+use super::{Error, Result, Streams, Uses, answered};
 use crate::config::Finding;
 
 /// What the commands need: `XAUTOCLAIM`, `XADD … NOMKSTREAM`, exclusive ranges.
@@ -39,11 +39,18 @@ impl Streams {
         self.inner.link.reconnected(generation).await
     }
 
-    /// Looks at Redis' settings.
+    /// Looks at Redis' settings, and at what its user may do.
     ///
     /// # Errors
-    /// When Redis is away, or refuses `INFO`.
-    pub async fn check(&self) -> Result<Vec<Finding>> {
+    /// When Redis is away.
+    pub async fn check(&self, uses: Uses) -> Result<Vec<Finding>> {
+        let mut findings = self.check_rights(uses).await?;
+        // Often refused, and then not known.
+        findings.extend(self.check_server().await.unwrap_or_default());
+        Ok(findings)
+    }
+
+    async fn check_server(&self) -> Result<Vec<Finding>> {
         let mut connected = self.connection().await?;
         let info = answered(connected.send(&cmd("INFO")).await?)?;
         let info = redis::from_redis_value(info).map_err(|_| Error::Unexpected("INFO"))?;

@@ -31,6 +31,10 @@ impl Keys {
         Self { prefix: prefix.to_owned() }
     }
 
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(crate) fn task(&self, task: TaskId) -> String {
         format!("{}:{{{}}}:task:{task}", self.prefix, task.partition())
     }

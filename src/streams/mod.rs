@@ -24,11 +24,14 @@ pub mod log;
 pub mod queue;
 mod reads;
 mod resp;
+mod rights;
 pub mod tail;
 mod tap;
+mod tls;
 pub mod trace;
 mod wrong_server;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +47,7 @@ use keys::Keys;
 use lane::Lane;
 pub(crate) use lane::Receipt;
 use link::{Connected, Link, as_one};
+pub use rights::Uses;
 use tap::Wires;
 
 /// Where Redis is.
@@ -63,6 +67,27 @@ pub struct Address {
     /// What every key begins with
     #[arg(long, global = true, env = "RILL_REDIS_PREFIX", default_value = "rill")]
     pub redis_prefix: String,
+    /// PEM file of the certificate authority that a rediss:// server is trusted by; the system's if left out
+    #[arg(long, global = true, env = "RILL_REDIS_CA", value_name = "FILE")]
+    pub redis_ca: Option<PathBuf>,
+    /// PEM file of the certificate that rill shows to a rediss:// server
+    #[arg(
+        long,
+        global = true,
+        env = "RILL_REDIS_CERT",
+        value_name = "FILE",
+        requires = "redis_key"
+    )]
+    pub redis_cert: Option<PathBuf>,
+    /// PEM file of that certificate's key
+    #[arg(
+        long,
+        global = true,
+        env = "RILL_REDIS_KEY",
+        value_name = "FILE",
+        requires = "redis_cert"
+    )]
+    pub redis_key: Option<PathBuf>,
 }
 
 /// Where Redis is, and how streams are kept.
@@ -90,6 +115,9 @@ pub enum Error {
     /// Redis refused the command, or the outcome is unknown.
     #[error("Redis: {0}")]
     Redis(#[from] redis::RedisError),
+    /// The URL and the files that belong to it don't fit.
+    #[error("{0}")]
+    Tls(String),
     /// An answer was not of the form that it should be.
     #[error("Redis answered something unexpected to {0}")]
     Unexpected(&'static str),
@@ -165,7 +193,8 @@ impl Streams {
         let info = address.redis_url.expose().into_connection_info()?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let client = Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp))?;
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        let client = tls::client(info, address)?;
         let keys = Keys::new(&address.redis_prefix);
         let deployment = Deployment::new(keys.deployment(), observes);
         let wires = Wires::to(deployment.clone());

@@ -33,6 +33,7 @@ mod providers;
 mod proxies;
 mod readme;
 mod recovery;
+mod redis_access;
 mod requests;
 mod retries;
 mod scale;
