@@ -240,6 +240,7 @@ fn serve_api(
         tasks: tasks.clone(),
         catalog,
         metrics,
+        responses: api::Responses::new(options.response_memory),
         shutdown: stop.clone(),
         options: Arc::new(options),
     };

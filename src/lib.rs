@@ -73,6 +73,7 @@
 
 pub mod api;
 pub mod app;
+pub mod budget;
 pub mod cli;
 mod clock;
 pub mod config;

@@ -30,6 +30,7 @@ mod parameters;
 mod problem;
 mod request_hash;
 mod request_id;
+mod responses;
 #[cfg(any(test, fuzzing))]
 #[path = "../../tests/it/support/sse_grammar.rs"]
 mod sse_grammar;
@@ -47,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use document::openapi_document;
 pub use options::Options;
+pub use responses::Responses;
 
 use crate::model::catalog::Catalog;
 use crate::tasks::Tasks;
@@ -60,6 +62,8 @@ pub struct State {
     pub catalog: Arc<Catalog>,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
+    /// Room for large responses.
+    pub responses: Responses,
     /// Ends the streams that are open.
     pub shutdown: CancellationToken,
     /// As configured.

@@ -23,6 +23,10 @@ pub struct Options {
     /// Bytes of a request's body at most
     #[arg(long, env = "RILL_MAX_BODY", default_value_t = 256 * 1024, value_parser = clap::value_parser!(u32).range(1024..=64 * 1024 * 1024))]
     pub max_body: u32,
+    /// Bytes of responses above 64 KiB that wait for slow clients, all together; what is
+    /// beyond waits 5s and is answered 503
+    #[arg(long, env = "RILL_RESPONSE_MEMORY", default_value_t = 64 * 1024 * 1024)]
+    pub response_memory: usize,
     /// How long a request's body may take to arrive
     #[arg(long, env = "RILL_BODY_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub body_timeout: Duration,

@@ -86,6 +86,8 @@ pub mod code {
     pub const UPSTREAM_IDLE: &str = "upstream_idle";
     /// The answer grew beyond the cap.
     pub const ANSWER_TOO_LARGE: &str = "answer_too_large";
+    /// What the model must be told is larger than a prompt may be.
+    pub const PROMPT_TOO_LARGE: &str = "prompt_too_large";
     /// The task was not finished before its deadline.
     pub const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
     /// Workers died of it too often.

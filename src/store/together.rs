@@ -6,6 +6,10 @@
 //! disk's writes, and so cost PostgreSQL a fraction of what each would alone.
 //! Statements of a kind keep a distance, since a quick server would otherwise
 //! answer each alone until it is overwhelmed.
+//!
+//! Nobody waits long for others' bytes: a statement has a weight, heavy questions go
+//! alone and take turns with the light ones, and what ran out of time is asked
+//! in smaller batches.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -19,6 +23,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Error, Result, STATEMENT_LIMIT};
+use crate::log_limit::LogLimit;
 use crate::sync::lock;
 
 /// A distance that nobody notices who waits for a model, and in which many a
@@ -26,6 +31,8 @@ use crate::sync::lock;
 pub(super) const BRIEFLY: Duration = Duration::from_millis(10);
 /// What the questions of one statement weigh, at most.
 const BATCH: usize = 512;
+/// A heavier question is answered alone, and then light ones come first: 256 KiB.
+const HEAVY: usize = BATCH / 8;
 
 /// A statement that answers many questions.
 pub(super) trait Statement: Clone + Send + Sync + 'static {
@@ -78,6 +85,10 @@ pub(super) struct Together<S: Statement> {
 #[derive(Debug)]
 struct Asked<S: Statement> {
     waiting: Vec<Waiting<S>>,
+    /// What a statement may weigh now: less after one that took too long.
+    limit: usize,
+    /// The last statement answered a heavy question.
+    was_heavy: bool,
     /// A statement is under way, and looks here afterwards.
     busy: bool,
     /// When the last statement was begun.
@@ -89,7 +100,8 @@ type Asker<S> = oneshot::Sender<Result<<S as Statement>::Answer>>;
 
 impl<S: Statement> Together<S> {
     pub(super) fn new(statement: S) -> Self {
-        let asked = Asked { waiting: Vec::new(), busy: false, begun: None };
+        let asked =
+            Asked { waiting: Vec::new(), limit: BATCH, was_heavy: false, busy: false, begun: None };
         Self { statement, asked: Arc::new(Mutex::new(asked)) }
     }
 
@@ -122,14 +134,16 @@ impl<S: Statement> Together<S> {
             pace::<S>(&self.asked).await;
             let (questions, askers) = {
                 let mut asked = lock(&self.asked);
-                let batch = next::<S>(&mut asked.waiting);
+                let batch = next(&mut asked);
                 if batch.0.is_empty() {
                     asked.busy = false;
                     return;
                 }
                 batch
             };
-            match self.run(&questions).await {
+            let outcome = self.run(&questions).await;
+            self.adapt(&questions, &outcome);
+            match outcome {
                 Ok(answers) => {
                     for (asker, answer) in askers.into_iter().zip(answers) {
                         let _ = asker.send(answer);
@@ -157,6 +171,30 @@ impl<S: Statement> Together<S> {
         }
     }
 
+    /// Halves what a statement may weigh when one took too long, and adds a little with
+    /// each that didn't.
+    fn adapt<T>(&self, questions: &[S::Question], outcome: &Result<T>) {
+        static LIMIT: LogLimit = LogLimit::new();
+        let mut asked = lock(&self.asked);
+        match outcome {
+            Err(error) if error.is_timeout() => {
+                let weight: usize = questions.iter().map(S::weight).sum();
+                asked.limit = (weight.min(asked.limit) / 2).max(1);
+                if let Some(skipped) = LIMIT.pass() {
+                    tracing::warn!(
+                        %error,
+                        skipped,
+                        statement = std::any::type_name::<S>(),
+                        questions = questions.len(),
+                        "a statement took too long: the next ones answer fewer at once"
+                    );
+                }
+            }
+            Err(_) => {}
+            Ok(_) => asked.limit = (asked.limit + 1).min(BATCH),
+        }
+    }
+
     /// The statement; one that panics must not leave the others waiting for ever.
     async fn run(&self, questions: &[S::Question]) -> Result<Vec<Result<S::Answer>>> {
         let answers = AssertUnwindSafe(self.statement.run(questions)).catch_unwind().await;
@@ -181,17 +219,22 @@ async fn pace<S: Statement>(asked: &Mutex<Asked<S>>) {
 
 /// Takes what the next statement answers. Who doesn't wait any more has been
 /// told that nobody knows what came of it: it is not asked.
-fn next<S: Statement>(waiting: &mut Vec<Waiting<S>>) -> (Vec<S::Question>, Vec<Asker<S>>) {
+fn next<S: Statement>(asked: &mut Asked<S>) -> (Vec<S::Question>, Vec<Asker<S>>) {
+    asked.waiting.retain(|(_, asker)| !asker.is_closed());
+    let light = |question: &S::Question| S::weight(question) <= HEAVY;
+    let light_first = asked.was_heavy && asked.waiting.iter().any(|(question, _)| light(question));
     let (mut questions, mut askers, mut later) = (Vec::new(), Vec::new(), Vec::new());
     let mut weight = 0;
     let mut changed = HashSet::new();
-    for (question, asker) in waiting.drain(..) {
-        if asker.is_closed() {
-            continue;
-        }
+    for (question, asker) in asked.waiting.drain(..) {
         let heavier = weight + S::weight(&question);
-        let fits = questions.is_empty() || heavier <= BATCH;
+        let fits = if questions.is_empty() {
+            light(&question) || !light_first
+        } else {
+            light(&question) && !asked.was_heavy && heavier <= asked.limit
+        };
         if fits && S::changes(&question).is_none_or(|row| changed.insert(row)) {
+            asked.was_heavy = !light(&question);
             weight = heavier;
             questions.push(question);
             askers.push(asker);
@@ -199,7 +242,7 @@ fn next<S: Statement>(waiting: &mut Vec<Waiting<S>>) -> (Vec<S::Question>, Vec<A
             later.push((question, asker));
         }
     }
-    *waiting = later;
+    asked.waiting = later;
     (questions, askers)
 }
 
@@ -316,6 +359,58 @@ mod tests {
         let (answers, statements) = meanwhile(&[11, 1_000, 12, 1_000]).await;
         assert_eq!(statements, 3);
         assert!(answers.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test]
+    async fn a_light_question_waits_for_one_heavy_one_at_most() {
+        let (together, statements, go) = doubles(0);
+        let mut heavy: Vec<_> = (0..30).map(|_| Box::pin(together.ask(1_000))).collect();
+        for heavy in &mut heavy {
+            assert!(poll!(heavy).is_pending());
+        }
+        tokio::task::yield_now().await;
+        let light = (2_000..2_010).map(|question| together.ask(question));
+        let (answers, ()) = tokio::join!(join_all(light), async {
+            tokio::task::yield_now().await;
+            go.add_permits(2);
+        });
+        assert!(answers.iter().all(Result::is_ok));
+        // One that was under way, one for all of the light ones, and one that waits.
+        assert_eq!(statements.load(Ordering::Relaxed), 3);
+        go.add_permits(100);
+        assert!(join_all(heavy).await.iter().all(Result::is_ok));
+        assert_eq!(statements.load(Ordering::Relaxed), 31);
+    }
+
+    /// Takes too long for more than four questions.
+    #[derive(Debug, Clone, Default)]
+    struct Slow(Arc<Mutex<Vec<usize>>>);
+
+    impl Statement for Slow {
+        type Question = u32;
+        type Answer = u32;
+
+        async fn run(&self, questions: &[u32]) -> Result<Vec<Result<u32>>> {
+            lock(&self.0).push(questions.len());
+            if questions.len() > 4 {
+                return Err(Error::Timeout(STATEMENT_LIMIT));
+            }
+            Ok(questions.iter().copied().map(Ok).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_ran_out_of_time_is_asked_in_smaller_batches() {
+        let together = Together::new(Slow::default());
+        let mut left: Vec<u32> = (0..32).collect();
+        while !left.is_empty() {
+            let answers = join_all(left.iter().map(|question| together.ask(*question))).await;
+            let answered: Vec<_> = answers.into_iter().filter_map(Result::ok).collect();
+            left.retain(|question| !answered.contains(question));
+        }
+        let sizes = lock(&together.statement.0).clone();
+        assert_eq!(sizes[..4], [32, 16, 8, 4], "{sizes:?}");
+        assert!(sizes.len() < 32, "{sizes:?}");
     }
 
     #[tokio::test]
