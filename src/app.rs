@@ -204,7 +204,7 @@ async fn work(options: cli::Worker, stop: CancellationToken) -> anyhow::Result<(
     if let Some(address) = options.metrics_listen {
         let listener = listen(address, "--metrics-listen")?;
         let endpoint = api::probes(tasks.clone(), metrics);
-        tracing::info!("metrics at http://{address}/metrics");
+        tracing::info!("metrics at http://{}/metrics", listener.local_addr()?);
         probes.spawn(http::serve(listener, endpoint, http::Limits::default(), closing.clone()));
     }
     worker::run(tasks, catalog, options.worker, stop).await;

@@ -100,22 +100,33 @@ impl Store {
                        t.error_code, t.error_message, m.candidates AS "candidates?"
                 FROM conversations c
                 LEFT JOIN LATERAL (
-                    SELECT * FROM (
-                        SELECT *, row_number() OVER up_to AS number, sum(size) OVER up_to AS bytes,
-                               count(*) OVER () AS candidates
-                        FROM (
-                            SELECT *, coalesce(octet_length(content::text), 0)
-                                          + coalesce(octet_length(answer), 0)
-                                          + coalesce(octet_length(reasoning), 0)
-                                          + coalesce(octet_length(tool_calls::text), 0) AS size
-                            FROM messages
-                            WHERE conversation_id = c.id AND position > $3
+                    -- One by one: what is beyond the page is not even measured, which
+                    -- would take as long as to read it.
+                    WITH RECURSIVE page AS (
+                        SELECT 0::bigint AS number, 0::bigint AS bytes, $3::bigint AS position,
+                               NULL::uuid AS id, NULL::uuid AS parent_id, NULL AS role,
+                               NULL::json AS content, NULL AS answer, NULL AS reasoning,
+                               NULL::jsonb AS tool_calls, NULL AS finish_reason,
+                               NULL::timestamptz AS created_at
+                        UNION ALL
+                        SELECT page.number + 1,
+                               page.bytes + coalesce(octet_length(next.content::text), 0)
+                                   + coalesce(octet_length(next.answer), 0)
+                                   + coalesce(octet_length(next.reasoning), 0)
+                                   + coalesce(octet_length(next.tool_calls::text), 0),
+                               next.position, next.id, next.parent_id, next.role, next.content,
+                               next.answer, next.reasoning, next.tool_calls, next.finish_reason,
+                               next.created_at
+                        FROM page CROSS JOIN LATERAL (
+                            SELECT * FROM messages
+                            WHERE conversation_id = $2 AND position > page.position
                             ORDER BY position
-                            LIMIT $4::bigint + 1
-                        ) candidate
-                        WINDOW up_to AS (ORDER BY position)
-                    ) counted
-                    WHERE number = 1 OR (number <= $4 AND bytes <= $5)
+                            LIMIT 1
+                        ) next
+                        WHERE page.number <= $4 AND (page.bytes <= $5 OR page.number = 1)
+                    )
+                    SELECT *, (SELECT max(number) FROM page) AS candidates FROM page
+                    WHERE number = 1 OR (number BETWEEN 1 AND $4::bigint AND bytes <= $5)
                 ) m ON true
                 LEFT JOIN tasks t ON t.message_id = m.id
                 WHERE c.id = $2 AND c.account_id = $1 AND c.deleted_at IS NULL

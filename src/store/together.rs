@@ -361,25 +361,45 @@ mod tests {
         assert!(answers.iter().all(Result::is_ok));
     }
 
+    /// Writes down what each statement was asked. From 1,000 on, questions are heavy.
+    #[derive(Debug, Clone, Default)]
+    struct Noted(Arc<Mutex<Vec<Vec<u32>>>>);
+
+    impl Statement for Noted {
+        type Question = u32;
+        type Answer = u32;
+
+        async fn run(&self, questions: &[u32]) -> Result<Vec<Result<u32>>> {
+            lock(&self.0).push(questions.to_vec());
+            tokio::task::yield_now().await;
+            Ok(questions.iter().copied().map(Ok).collect())
+        }
+
+        fn weight(question: &u32) -> usize {
+            if *question >= 1_000 { 2 * BATCH } else { 1 }
+        }
+    }
+
     #[tokio::test]
     async fn a_light_question_waits_for_one_heavy_one_at_most() {
-        let (together, statements, go) = doubles(0);
-        let mut heavy: Vec<_> = (0..30).map(|_| Box::pin(together.ask(1_000))).collect();
-        for heavy in &mut heavy {
-            assert!(poll!(heavy).is_pending());
-        }
-        tokio::task::yield_now().await;
-        let light = (2_000..2_010).map(|question| together.ask(question));
-        let (answers, ()) = tokio::join!(join_all(light), async {
-            tokio::task::yield_now().await;
-            go.add_permits(2);
-        });
-        assert!(answers.iter().all(Result::is_ok));
-        // One that was under way, one for all of the light ones, and one that waits.
-        assert_eq!(statements.load(Ordering::Relaxed), 3);
-        go.add_permits(100);
-        assert!(join_all(heavy).await.iter().all(Result::is_ok));
-        assert_eq!(statements.load(Ordering::Relaxed), 31);
+        let together = Together::new(Noted::default());
+        let questions = (1_000..1_030).chain(0..10);
+        let asked = join_all(questions.map(|question| together.ask(question)));
+        assert!(asked.await.iter().all(Result::is_ok));
+        let noted = lock(&together.statement.0).clone();
+        assert_eq!(noted.len(), 31);
+        assert_eq!((noted[0].len(), &noted[1][..]), (1, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9][..]));
+        // Nor do heavy ones wait for ever, while light ones come.
+        let together = Together::new(Noted::default());
+        let light = join_all((0..20).map(async |question| {
+            for _ in 0..20 {
+                together.ask(question).await.expect("an answer");
+            }
+        }));
+        let heavy = join_all((1_000..1_003).map(|question| together.ask(question)));
+        tokio::join!(light, heavy);
+        let noted = lock(&together.statement.0).clone();
+        assert!(noted[..8].iter().filter(|asked| asked[0] >= 1_000).count() == 3, "{noted:?}");
     }
 
     /// Takes too long for more than four questions.

@@ -5,6 +5,7 @@
 //! database, Redis prefix and `rill` processes.
 
 mod answers;
+mod bytes;
 mod cancel;
 mod chaos;
 mod compose;

@@ -2,7 +2,7 @@
 //!
 //! `XREAD` counts entries, and an entry may be a token or an answer of megabytes. What
 //! the last replies had says what the next ones will: an entry's size rises at once, and
-//! falls by halves. After a failure, which may be that the reply was too large, less is
+//! falls by quarters. After a failure, which may be that the reply was too large, less is
 //! asked for.
 
 /// Bytes of a reply, about. Redis closes a connection with subscriptions that has 32 MiB
@@ -10,6 +10,9 @@
 const REPLY: usize = 2 * 1024 * 1024;
 /// Bytes of an entry, as long as there was none.
 const UNKNOWN: usize = 4 * 1024;
+/// Bytes of an entry, at least, after a failure: Redis may have been away, and all that
+/// write begin with a snapshot.
+const SURPRISE: usize = 32 * 1024;
 
 /// The bounds of a reader's next read.
 #[derive(Debug, Clone, Copy)]
@@ -45,13 +48,14 @@ impl Sizing {
         self.failures = 0;
         if entries > 0 {
             let mean = (bytes / entries).max(1);
-            self.entry = if mean > self.entry { mean } else { (self.entry + mean).div_ceil(2) };
+            self.entry = if mean > self.entry { mean } else { (3 * self.entry + mean) / 4 };
         }
     }
 
     /// There was no reply.
     pub(super) fn fail(&mut self) {
         self.failures += 1;
+        self.entry = self.entry.max(SURPRISE);
     }
 
     /// Reads in a row without a reply.
@@ -67,7 +71,7 @@ mod tests {
     /// Reads as long as entries are of this size, and then once more.
     fn after(entry: usize) -> Sizing {
         let mut sizing = Sizing::default();
-        for _ in 0..20 {
+        for _ in 0..100 {
             sizing.learn(10, 10 * entry);
         }
         sizing
@@ -99,9 +103,9 @@ mod tests {
             sizing.fail();
             keys.push(sizing.keys(512));
         }
-        assert_eq!(keys[..4], [512, 256, 128, 64]);
+        assert_eq!(keys[..4], [512, 32, 16, 8]);
         assert_eq!(keys[12], 1);
         sizing.learn(0, 0);
-        assert_eq!(sizing.keys(512), 512);
+        assert_eq!(sizing.keys(512), 64);
     }
 }
