@@ -3,7 +3,8 @@
 //!
 //! A response of 64 KiB at most waits for nobody: its connection's buffer is as large. A
 //! larger one needs room, and loses it when its client takes too long for it: then the
-//! connection breaks, and others have the room.
+//! connection breaks, and others have the room. So does what is larger than a reader's
+//! buffer of an event stream: a snapshot.
 
 use std::io;
 use std::marker::PhantomData;
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use futures_util::{Stream, stream};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use poem::http::header;
 use poem::{Body, IntoResponse, Response};
 use poem_openapi::ApiResponse;
@@ -56,6 +57,13 @@ impl Responses {
         let json = value.to_json_string();
         let room = self.room(json.len()).await?;
         Ok(LargeJson { json, room, of: PhantomData })
+    }
+
+    /// What is larger than a reader's buffer, in parts, once there is room for it;
+    /// nothing if there is none. (The reader comes back.)
+    pub(super) async fn parts(&self, bytes: Bytes) -> Option<BoxStream<'static, Part>> {
+        let room = self.room(bytes.len()).await.ok()??;
+        Some(parts(bytes, room, LIFETIME).boxed())
     }
 
     /// Room for a response of so many bytes; none where it needs none.
@@ -130,6 +138,9 @@ impl<T: Send> IntoResponse for LargeJson<T> {
     }
 }
 
+/// A part of a large response; an error where its time is over.
+pub(super) type Part = io::Result<Bytes>;
+
 /// What is not sent yet, and its room.
 type Unsent = Mutex<Option<(Bytes, Room)>>;
 
@@ -146,7 +157,7 @@ impl Drop for Parts {
 }
 
 /// Bytes in parts that don't share memory, as long as their time is not over.
-fn parts(bytes: Bytes, room: Room, lifetime: Duration) -> impl Stream<Item = io::Result<Bytes>> {
+fn parts(bytes: Bytes, room: Room, lifetime: Duration) -> impl Stream<Item = Part> + Send {
     let unsent = Arc::new(Mutex::new(Some((bytes, room))));
     let end = tokio::spawn(take_back(Arc::downgrade(&unsent), lifetime)).abort_handle();
     stream::unfold(Some(Parts { unsent, end }), |parts| async {
@@ -176,7 +187,6 @@ async fn take_back(unsent: Weak<Unsent>, lifetime: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
     use std::pin::pin;
 
     use super::*;

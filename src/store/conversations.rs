@@ -101,6 +101,7 @@ impl Store {
         before: Option<ConversationId>,
         limit: i64,
     ) -> Result<ConversationPage> {
+        let _turn = self.list_turn().await?;
         bounded("conversations", async {
             let rows = sqlx::query!(
                 r#"

@@ -86,6 +86,7 @@ impl Store {
         after: Option<i64>,
         limit: i64,
     ) -> Result<Option<MessagePage>> {
+        let _turn = self.list_turn().await?;
         bounded("messages", async {
             // The conversation is the left side: it answers with one empty row
             // where it has no messages, and with none where it isn't there.

@@ -27,7 +27,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, types::PgInterval};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use conversations::{Conversation, ConversationChange, ConversationPage};
 pub use health::StoreHealth;
@@ -229,6 +229,8 @@ pub struct Store {
     ends: Together<End>,
     /// Large prompts are read in turn, and leave the pool to others.
     large_prompts: Arc<Semaphore>,
+    /// Pages of lists are read over half of the pool, and leave the rest to what is small.
+    lists: Arc<Semaphore>,
     lines: [Line; 2],
     deployment: Deployment,
 }
@@ -265,9 +267,18 @@ impl Store {
             places: Together::new(Place(ends.clone())),
             ends: Together::new(End(ends.clone())),
             large_prompts: Arc::new(Semaphore::new(prompts::LARGE_AT_ONCE)),
+            lists: Arc::new(Semaphore::new((connections.max(4) - 3).div_ceil(2) as usize)),
             lines: [starts, ends],
             deployment,
         })
+    }
+
+    /// A turn to read a page of a list.
+    async fn list_turn(&self) -> Result<SemaphorePermit<'_>> {
+        match tokio::time::timeout(ACQUIRE_LIMIT, self.lists.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Error::Timeout(ACQUIRE_LIMIT)),
+        }
     }
 
     /// Closes every connection.

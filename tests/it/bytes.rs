@@ -318,23 +318,27 @@ async fn slow_readers_of_lists_cost_a_bounded_memory_and_small_pages_wait_for_no
     let path = format!("/v1/conversations/{large}/messages?limit=100");
     let slow = join_all((0..SLOW).map(|_| ask(&app, &path))).await;
     // Who gets no room is told so, and what is small needs none.
-    let refused = within("one is refused", async {
+    within("one is refused", async {
         loop {
             let response = app.client.get(format!("{}{path}", app.url)).send().await;
             let response = response.expect("answers");
             if response.status() == 503 {
-                return response;
+                assert_eq!(response.headers()["retry-after"], "1");
+                // On a busy machine, a connection to PostgreSQL may be waited for in vain.
+                if response.json::<Value>().await.expect("JSON")["code"] == "busy" {
+                    return;
+                }
             }
-            drop(response);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
     .await;
-    assert_eq!(refused.headers()["retry-after"], "1");
-    let problem: Value = refused.json().await.expect("JSON");
-    assert_eq!(problem["code"], "busy", "{problem}");
-    let (status, page) = app.get(&format!("/v1/conversations/{small}/messages")).await;
-    assert_eq!((status, page["items"].as_array().map(Vec::len)), (200, Some(4)));
+    let path_of_small = format!("/v1/conversations/{small}/messages");
+    eventually("a small page needs no room", || async {
+        let (status, page) = app.get(&path_of_small).await;
+        status == 200 && page["items"].as_array().map(Vec::len) == Some(4)
+    })
+    .await;
     let grown = memory(&app.api, "VmHWM").saturating_sub(before);
     println!("{SLOW} slow readers of pages of 25 MB: the API grew by {} KiB", grown / KIB);
     assert!(grown < 150 * MIB, "{grown}");
@@ -346,6 +350,47 @@ async fn slow_readers_of_lists_cost_a_bounded_memory_and_small_pages_wait_for_no
     })
     .await;
     assert!(app.metric("rill_responses_refused_total", "").await > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_readers_of_ended_streams_cost_a_bounded_memory() {
+    const SLOW: usize = 100;
+    const ANSWER: usize = 3 * MIB;
+    let app = App::builder()
+        .workers(0)
+        .with("RILL_RESPONSE_MEMORY", &(8 * MIB).to_string())
+        .start()
+        .await;
+    // Redis doesn't hold its end: PostgreSQL has the answer.
+    let task = running_tasks(&app, 1).await[0];
+    sqlx::query(
+        "WITH ended AS (
+             UPDATE tasks SET status = 'done', final_id = '1-9', final_event = 'done',
+                              final_data = json_build_object('type', 'done', 'message_id', message_id,
+                                                             'finish_reason', 'stop', 'usage', NULL)::text
+             WHERE id = $1 RETURNING message_id)
+         UPDATE messages SET answer = repeat('x', $2) FROM ended WHERE id = message_id",
+    )
+    .bind(task.0)
+    .bind(i32::try_from(ANSWER).expect("small"))
+    .execute(&app.pool)
+    .await
+    .expect("ends");
+    let before = memory(&app.api, "VmRSS");
+    let path = format!("/v1/tasks/{task}/stream");
+    let slow = join_all((0..SLOW).map(|_| ask(&app, &path))).await;
+    eventually("all of them are served, or sent away", || async {
+        app.metric("rill_streams_opened_total", "").await as usize >= SLOW
+            && app.metric("rill_responses_refused_total", "").await > 0.0
+    })
+    .await;
+    let grown = memory(&app.api, "VmHWM").saturating_sub(before);
+    println!("{SLOW} slow readers of an answer of 3 MiB: the API grew by {} KiB", grown / KIB);
+    assert!(grown < 150 * MIB, "{grown}");
+    drop(slow);
+    let mut reader = Reader::new(app.client.clone(), format!("{}{path}", app.url));
+    within("who reads has all of it", reader.follow([])).await;
+    assert_eq!(reader.answer.text.len(), ANSWER);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
