@@ -12,7 +12,7 @@ use crate::domain::{Answer, Class, Event, EventId, TaskId};
 
 /// Entries that one command asks for at most, and first.
 const PAGE: usize = 500;
-const FIRST_PAGE: usize = 50;
+pub(super) const FIRST_PAGE: usize = 50;
 /// Bytes that one page should have.
 const PAGE_BYTES: usize = 256 * 1024;
 /// Histories that a process reads at the same time: each may be many times an answer.
@@ -112,7 +112,7 @@ impl History {
 }
 
 /// Entries of the next page, where one of `count` had so many bytes.
-fn next_page(count: usize, bytes: usize) -> usize {
+pub(super) fn next_page(count: usize, bytes: usize) -> usize {
     (count * PAGE_BYTES / bytes.max(1)).clamp(1, (4 * count).min(PAGE))
 }
 

@@ -46,8 +46,8 @@ impl Sizing {
     /// A reply had so many entries, of so many bytes in all.
     pub(super) fn learn(&mut self, entries: usize, bytes: usize) {
         self.failures = 0;
-        if entries > 0 {
-            let mean = (bytes / entries).max(1);
+        if let Some(mean) = bytes.checked_div(entries) {
+            let mean = mean.max(1);
             self.entry = if mean > self.entry { mean } else { (3 * self.entry + mean) / 4 };
         }
     }
