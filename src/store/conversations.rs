@@ -91,7 +91,7 @@ impl Store {
     }
 
     /// The account's conversations, newest first, those created before `before`, as
-    /// many as `limit` and [`PAGE_BYTES`] allow.
+    /// many as `limit` and a mebibyte allow.
     ///
     /// # Errors
     /// When PostgreSQL is away.

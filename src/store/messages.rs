@@ -19,7 +19,7 @@ pub struct NewPrompt {
     pub id: MessageId,
     /// `user` or `tool`.
     pub role: Role,
-    /// A [`Content`](crate::domain::message::Content), or the [`ToolResult`]s:
+    /// A [`Content`](crate::domain::message::Content), or the [`ToolResult`](crate::domain::message::ToolResult)s:
     /// JSON, kept as it is written.
     pub content: String,
 }
@@ -75,7 +75,7 @@ pub struct MessageTask {
 
 impl Store {
     /// A conversation's messages after a position, oldest first, as many as `limit`
-    /// and [`PAGE_BYTES`] allow; `None` when there is no such conversation.
+    /// and a mebibyte allow; `None` when there is no such conversation.
     ///
     /// # Errors
     /// When PostgreSQL is away.
