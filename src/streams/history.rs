@@ -159,6 +159,16 @@ mod tests {
     use crate::domain::StoredName;
     use crate::domain::opaque::OpaqueData;
 
+    #[test]
+    fn pages_have_as_many_entries_as_fit_and_grow_step_by_step() {
+        assert_eq!(next_page(FIRST_PAGE, FIRST_PAGE * 100), 4 * FIRST_PAGE);
+        assert_eq!(next_page(400, 400 * 100), PAGE);
+        assert_eq!(next_page(PAGE, PAGE * 16 * 1024), 16);
+        assert_eq!(next_page(16, 16 * 4 * PAGE_BYTES), 1);
+        // The stream ends in a page that is not full.
+        assert_eq!(next_page(1, 0), 4);
+    }
+
     fn entry(attempt: u32, seq: u64, event: &Event) -> Entry {
         let encoded = event.encode();
         Entry::new(EventId::new(attempt, seq), encoded.name, encoded.data)
