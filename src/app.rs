@@ -266,6 +266,7 @@ fn serve_api(
         tasks: tasks.clone(),
         catalog,
         metrics,
+        responses: api::Responses::new(options.response_memory),
         shutdown: stop.clone(),
         listening,
         options: Arc::new(options),

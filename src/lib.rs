@@ -45,7 +45,7 @@
 //! 1. `worker::claim` takes the job from its [`streams::queue::Consumer`] and
 //!    begins an attempt ([`store::Store::begin_attempt`]), whose number is the
 //!    fence. A duplicate is settled ([`tasks::Tasks::settle`]) and acknowledged.
-//! 2. `worker::attempt` reads the prompt ([`store::Store::turns`]), calls the
+//! 2. `worker::attempt` reads the prompt ([`store::Store::small_prompt`]), calls the
 //!    model (`worker::call`, which tries again while nothing was said), and
 //!    appends `started` and what the model says to the attempt's
 //!    [`streams::log::Log`], one append at a time; what arrives meanwhile merges
@@ -73,6 +73,7 @@
 
 pub mod api;
 pub mod app;
+pub mod budget;
 pub mod cli;
 mod clock;
 pub mod config;

@@ -190,6 +190,43 @@ fn in_flight(name: &'static str) -> InFlight {
     InFlight(name)
 }
 
+/// So many bytes of prompts are held for as long as it lives.
+#[derive(Debug)]
+pub struct Held(f64);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        gauge!("rill_prompt_bytes").decrement(self.0);
+    }
+}
+
+/// A large prompt is held.
+pub fn prompt_held(bytes: usize) -> Held {
+    let bytes = bytes as f64;
+    gauge!("rill_prompt_bytes").increment(bytes);
+    Held(bytes)
+}
+
+/// A large prompt had to wait for room.
+pub fn prompt_waited() {
+    counter!("rill_prompt_waits_total").increment(1);
+}
+
+/// A prompt was cut to its newest exchanges.
+pub fn prompt_cut() {
+    counter!("rill_prompts_cut_total").increment(1);
+}
+
+/// A large response had to wait for room.
+pub fn response_waited() {
+    counter!("rill_response_waits_total").increment(1);
+}
+
+/// A large response was refused, as there was no room for it.
+pub fn response_refused() {
+    counter!("rill_responses_refused_total").increment(1);
+}
+
 /// A reader is connected.
 pub fn reader() -> InFlight {
     in_flight("rill_readers_open")

@@ -6,11 +6,12 @@ use poem_openapi::{ApiResponse, Object, OpenApi};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::body::{Json, JsonBody};
+use super::body::JsonBody;
 use super::extract::{Account, Limit};
 use super::failure::{Failure, failures};
 use super::field_error::{FieldError, FieldErrors};
 use super::problem::{Code, Problem};
+use super::responses::LargeJson;
 use super::{State, Tag};
 use crate::domain::ConversationId;
 use crate::store::{self, ConversationChange};
@@ -112,10 +113,10 @@ pub(super) fn not_found(conversation: ConversationId) -> Problem {
 }
 
 failures! {
-    CreateConversation: [PARAMETERS, CHANGE, BODY, STORE];
-    ListConversations: [PARAMETERS, STORE], MalformedCursor;
-    GetConversation: [PARAMETERS, STORE], ConversationNotFound;
-    UpdateConversation: [PARAMETERS, CHANGE, BODY, STORE], ConversationNotFound;
+    CreateConversation: [PARAMETERS, CHANGE, BODY, STORE, LARGE];
+    ListConversations: [PARAMETERS, STORE, LARGE], MalformedCursor;
+    GetConversation: [PARAMETERS, STORE, LARGE], ConversationNotFound;
+    UpdateConversation: [PARAMETERS, CHANGE, BODY, STORE, LARGE], ConversationNotFound;
     DeleteConversation: [PARAMETERS, CHANGE, STORE], ConversationNotFound;
 }
 
@@ -123,7 +124,7 @@ failures! {
 enum Created {
     /// The conversation is there.
     #[oai(status = 201)]
-    Created(Json<Conversation>),
+    Created(LargeJson<Conversation>),
 }
 
 #[derive(ApiResponse)]
@@ -146,15 +147,18 @@ impl Conversations {
     ) -> Result<Created, Failure<CreateConversation>> {
         let NewConversation { title, instructions } = body.value;
         check(title.as_deref(), instructions.as_deref())?;
+        // Refused before anything is stored.
+        let room = self.0.responses.room(instructions.as_ref().map_or(0, String::len)).await?;
         let store = &self.0.tasks.store;
         let conversation =
             store.create_conversation(account.0, title.as_deref(), instructions.as_deref()).await?;
-        Ok(Created::Created(Json(conversation.into())))
+        Ok(Created::Created(LargeJson::new(&conversation.into(), room)))
     }
 
     /// List conversations
     ///
-    /// Newest first, a page at a time.
+    /// Newest first, a page at a time. A page ends at about 1 MiB, so it may have fewer
+    /// items than asked for: `next_cursor` alone tells whether others follow.
     #[oai(path = "/conversations", method = "get", operation_id = "listConversations")]
     async fn list(
         &self,
@@ -164,7 +168,7 @@ impl Conversations {
         limit: Query<Limit>,
         /// Where the page begins: the `next_cursor` of the page before.
         cursor: Query<Option<String>>,
-    ) -> Result<Json<ConversationPage>, Failure<ListConversations>> {
+    ) -> Result<LargeJson<ConversationPage>, Failure<ListConversations>> {
         let before = match cursor.0.as_deref() {
             None | Some("") => None,
             Some(cursor) => Some(cursor.parse().map_err(|_| {
@@ -174,14 +178,11 @@ impl Conversations {
             })?),
         };
         let store = &self.0.tasks.store;
-        let mut found = store.conversations(account.0, before, limit.0.and_one()).await?;
-        let more = found.len() > limit.0.get();
-        found.truncate(limit.0.get());
-        let next_cursor = found.last().filter(|_| more).map(|last| last.id.to_string());
-        Ok(Json(ConversationPage {
-            items: found.into_iter().map(Into::into).collect(),
-            next_cursor,
-        }))
+        let found = store.conversations(account.0, before, limit.0.get()).await?;
+        let last = found.items.last().filter(|_| found.more);
+        let next_cursor = last.map(|last| last.id.to_string());
+        let items = found.items.into_iter().map(Into::into).collect();
+        Ok(self.0.responses.json(&ConversationPage { items, next_cursor }).await?)
     }
 
     /// Read a conversation
@@ -195,9 +196,10 @@ impl Conversations {
         account: Account,
         /// The conversation.
         conversation_id: Path<ConversationId>,
-    ) -> Result<Json<Conversation>, Failure<GetConversation>> {
+    ) -> Result<LargeJson<Conversation>, Failure<GetConversation>> {
         let found = self.0.tasks.store.conversation(account.0, conversation_id.0).await?;
-        Ok(Json(found.ok_or_else(|| not_found(conversation_id.0))?.into()))
+        let found = found.ok_or_else(|| not_found(conversation_id.0))?;
+        Ok(self.0.responses.json(&found.into()).await?)
     }
 
     /// Change a conversation
@@ -212,14 +214,15 @@ impl Conversations {
         /// The conversation.
         conversation_id: Path<ConversationId>,
         body: JsonBody<ConversationPatch>,
-    ) -> Result<Json<Conversation>, Failure<UpdateConversation>> {
+    ) -> Result<LargeJson<Conversation>, Failure<UpdateConversation>> {
         let ConversationPatch { title, instructions } = body.value;
         check(title.value().map(String::as_str), instructions.value().map(String::as_str))?;
         let change =
             ConversationChange { title: change(title), instructions: change(instructions) };
         let store = &self.0.tasks.store;
         let found = store.update_conversation(account.0, conversation_id.0, &change).await?;
-        Ok(Json(found.ok_or_else(|| not_found(conversation_id.0))?.into()))
+        let found = found.ok_or_else(|| not_found(conversation_id.0))?;
+        Ok(self.0.responses.json(&found.into()).await?)
     }
 
     /// Delete a conversation

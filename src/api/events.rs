@@ -41,6 +41,9 @@ event!(
         /// Parameters of the request that were left out, as the model's server would
         /// refuse them: the deployment's operator has said so. Absent if there are none.
         dropped_parameters: Option<Vec<String>>,
+        /// The oldest message that the model is told, where older ones are left out: the
+        /// conversation is larger than a prompt may be. Absent if it is told all of it.
+        prompt_begins_with: Option<MessageId>,
     }
 );
 
@@ -206,7 +209,12 @@ mod tests {
             name: Some("clock".into()),
             arguments: "{}".into(),
         };
-        fits(&Event::Started { attempt: 1, model: "m".into(), dropped_parameters: Vec::new() });
+        fits(&Event::Started {
+            attempt: 1,
+            model: "m".into(),
+            dropped_parameters: Vec::new(),
+            prompt_begins_with: None,
+        });
         fits(&Event::Delta { text: "a".into() });
         fits(&Event::Reasoning { text: "a".into() });
         fits(&Event::ToolCall(event::ToolCallDelta {

@@ -92,14 +92,8 @@ impl Limit {
     const MAX: u16 = 100;
 
     /// As many as are asked for.
-    pub(super) const fn get(self) -> usize {
-        self.0 as usize
-    }
-
-    /// One more than asked for: whether that one is there tells whether another
-    /// page follows.
-    pub(super) fn and_one(self) -> i64 {
-        i64::from(self.0) + 1
+    pub(super) fn get(self) -> i64 {
+        self.0.into()
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) const BODY: &[Code] = &[
 ];
 /// What an operation that needs PostgreSQL can.
 pub(super) const STORE: &[Code] = &[Code::Unavailable];
+/// What an operation whose response may be large can.
+pub(super) const LARGE: &[Code] = &[Code::Busy];
 
 /// Names the codes that an operation can answer with.
 pub(super) trait Operation: Send + Sync + 'static {

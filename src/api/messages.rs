@@ -18,6 +18,7 @@ use super::new_message::{self, NewMessage, Said};
 use super::parameters;
 use super::problem::{Code, Problem};
 use super::request_hash::request_hash;
+use super::responses::LargeJson;
 use super::tasks::{TaskFailure, TaskStatus, stream_url};
 use super::union::TextOr;
 use super::{State, Tag};
@@ -160,7 +161,7 @@ impl TryFrom<StoredMessage> for Message {
 failures! {
     CreateMessage: [PARAMETERS, CHANGE, BODY, STORE], ConversationNotFound, EmptyContent, UnknownModel, UnknownParent,
         UnknownToolCall, MissingToolResults, IdempotencyKeyReused;
-    ListMessages: [PARAMETERS, STORE], MalformedCursor, ConversationNotFound;
+    ListMessages: [PARAMETERS, STORE, LARGE], MalformedCursor, ConversationNotFound;
 }
 
 #[derive(ApiResponse)]
@@ -305,7 +306,8 @@ impl Messages {
 
     /// List messages
     ///
-    /// Oldest first, a page at a time. Each assistant's message comes with the
+    /// Oldest first, a page at a time. A page ends at about 1 MiB, so it may have fewer
+    /// items than asked for: `next_cursor` alone tells whether others follow. Each assistant's message comes with the
     /// state of its task.
     #[oai(
         path = "/conversations/:conversation_id/messages",
@@ -322,7 +324,7 @@ impl Messages {
         limit: Query<Limit>,
         /// Where the page begins: the `next_cursor` of the page before.
         cursor: Query<Option<String>>,
-    ) -> Result<Json<MessagePage>, Failure<ListMessages>> {
+    ) -> Result<LargeJson<MessagePage>, Failure<ListMessages>> {
         let after = match cursor.0.as_deref() {
             None | Some("") => None,
             Some(cursor) => Some(cursor.parse::<u32>().map(i64::from).map_err(|_| {
@@ -332,12 +334,11 @@ impl Messages {
             })?),
         };
         let store = &self.0.tasks.store;
-        let found = store.messages(account.0, conversation_id.0, after, limit.0.and_one()).await?;
-        let mut found = found.ok_or_else(|| not_found(conversation_id.0))?;
-        let more = found.len() > limit.0.get();
-        found.truncate(limit.0.get());
-        let next_cursor = found.last().filter(|_| more).map(|last| last.position.to_string());
-        let items = found.into_iter().map(Message::try_from).collect::<Result<_, _>>()?;
-        Ok(Json(MessagePage { items, next_cursor }))
+        let found = store.messages(account.0, conversation_id.0, after, limit.0.get()).await?;
+        let found = found.ok_or_else(|| not_found(conversation_id.0))?;
+        let last = found.items.last().filter(|_| found.more);
+        let next_cursor = last.map(|last| last.position.to_string());
+        let items = found.items.into_iter().map(Message::try_from).collect::<Result<_, _>>()?;
+        Ok(self.0.responses.json(&MessagePage { items, next_cursor }).await?)
     }
 }

@@ -37,6 +37,7 @@ mod problem;
 mod public_url;
 mod request_hash;
 mod request_id;
+mod responses;
 mod routes;
 mod scan;
 #[cfg(any(test, fuzzing))]
@@ -59,6 +60,7 @@ use tokio_util::sync::CancellationToken;
 pub use document::openapi_document;
 pub use options::{Options, PROBES};
 pub use public_url::PublicUrl;
+pub use responses::Responses;
 
 use crate::model::catalog::Catalog;
 use crate::tasks::Tasks;
@@ -72,6 +74,8 @@ pub struct State {
     pub catalog: Arc<Catalog>,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
+    /// Room for large responses.
+    pub responses: Responses,
     /// Ends the streams that are open.
     pub shutdown: CancellationToken,
     /// The address that requests arrive at.

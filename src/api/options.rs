@@ -36,6 +36,10 @@ pub struct Options {
     /// Bytes that the bodies of all requests may hold at a time; what comes beyond is answered 503
     #[arg(long, env = "RILL_BODY_MEMORY", default_value_t = 64 * 1024 * 1024)]
     pub body_memory: u32,
+    /// Bytes of responses above 64 KiB that wait for slow clients, all together; what is
+    /// beyond waits 5s and is answered 503
+    #[arg(long, env = "RILL_RESPONSE_MEMORY", default_value_t = 64 * 1024 * 1024)]
+    pub response_memory: usize,
     /// How long a request's body may take to arrive
     #[arg(long, env = "RILL_BODY_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub body_timeout: Duration,

@@ -73,6 +73,7 @@ codes! {
     IdempotencyKeyReused UNPROCESSABLE_ENTITY "idempotency_key_reused" "The Idempotency-Key was used for another request";
     Internal INTERNAL_SERVER_ERROR "internal" "A defect of the server";
     Unavailable SERVICE_UNAVAILABLE "unavailable" "A part of the service can't be reached right now";
+    Busy SERVICE_UNAVAILABLE "busy" "Too many large responses wait for slow clients";
     NotReady SERVICE_UNAVAILABLE "not_ready" "The service can't do its work right now";
     Overloaded SERVICE_UNAVAILABLE "overloaded" "The process has as many connections or requests as it may have";
 }

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::Stream;
+use futures_util::stream::{BoxStream, Stream, StreamExt};
 use poem::{Body, IntoResponse, Response};
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaSchemaRef, Registry};
@@ -25,6 +25,7 @@ use super::events::TaskEvent;
 use super::extract::{Account, RawHeader, once};
 use super::failure::{Failure, failures};
 use super::problem::{Code, Problem};
+use super::responses::{Part, Responses};
 use super::tasks::not_found;
 use super::{State, Tag};
 use crate::clock::unix_ms;
@@ -113,15 +114,27 @@ struct Open<S> {
     ping: Pin<Box<Sleep>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     greeted: bool,
+    /// Room for what is larger than a reader's buffer, and the rest of that.
+    responses: Responses,
+    parts: Option<BoxStream<'static, Part>>,
     _counted: InFlight,
 }
 
+/// Bytes that are written in one piece at most. More need room.
+const PIECE: usize = 256 * 1024;
+
 impl<S: Source> Open<S> {
-    async fn next(&mut self) -> Option<Bytes> {
+    async fn next(&mut self) -> Option<Part> {
         if !self.greeted {
             self.greeted = true;
             let retry = rand::random_range(RETRY);
-            return Some(format!("retry: {retry}\n:\n\n").into());
+            return Some(Ok(format!("retry: {retry}\n:\n\n").into()));
+        }
+        if let Some(parts) = &mut self.parts {
+            match parts.next().await {
+                Some(part) => return Some(part),
+                None => self.parts = None,
+            }
         }
         loop {
             tokio::select! {
@@ -131,7 +144,13 @@ impl<S: Source> Open<S> {
                     let entries = entries?;
                     self.written = Instant::now();
                     self.count(&entries);
-                    return Some(encode_all(&entries));
+                    let bytes = encode_all(&entries);
+                    if bytes.len() <= PIECE {
+                        return Some(Ok(bytes));
+                    }
+                    drop(entries);
+                    // Boxed, as a stream seldom comes here and would keep the place for ever.
+                    return Box::pin(self.begin(bytes)).await;
                 }
                 () = &mut self.shutdown => return None,
                 () = &mut self.ping => {
@@ -142,11 +161,16 @@ impl<S: Source> Open<S> {
                     }
                     self.ping.as_mut().reset(due(self.written, self.silence));
                     if silent {
-                        return Some(Bytes::from_static(PING));
+                        return Some(Ok(Bytes::from_static(PING)));
                     }
                 }
             }
         }
+    }
+
+    /// The first part of what is larger than a reader's buffer.
+    async fn begin(&mut self, bytes: Bytes) -> Option<Part> {
+        self.parts.insert(self.responses.parts(bytes).await?).next().await
     }
 
     /// Counts what is sent, and how long the newest of it took from its append:
@@ -179,6 +203,7 @@ fn due(written: Instant, silence: Duration) -> Instant {
 fn body<S: Source>(
     source: S,
     silence: Duration,
+    responses: &Responses,
     shutdown: &CancellationToken,
 ) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static {
     let now = Instant::now();
@@ -190,11 +215,13 @@ fn body<S: Source>(
         ping: Box::pin(tokio::time::sleep_until(due(now, silence))),
         shutdown: Box::pin(shutdown.clone().cancelled_owned()),
         greeted: false,
+        responses: responses.clone(),
+        parts: None,
         _counted: metrics::reader(),
     };
     futures_util::stream::unfold(open, async |mut open| {
-        let bytes = open.next().await?;
-        Some((Ok(bytes), open))
+        let part = open.next().await?;
+        Some((part, open))
     })
 }
 
@@ -290,7 +317,8 @@ impl Streams {
             Follow::NoTask => Err(not_found(task).into()),
             Follow::AtEnd => Ok(Followed::AtEnd),
             Follow::Reader(reader) => {
-                let body = body(reader, self.0.options.ping_interval, &self.0.shutdown);
+                let State { options, responses, shutdown, .. } = &self.0;
+                let body = body(reader, options.ping_interval, responses, shutdown);
                 Ok(Followed::Events(Events(Body::from_bytes_stream(body))))
             }
         }
@@ -301,7 +329,6 @@ impl Streams {
 mod tests {
     use std::collections::VecDeque;
 
-    use futures_util::StreamExt;
     use proptest::prelude::*;
 
     use super::super::sse_grammar::{decode, decode_prefix};
@@ -405,7 +432,7 @@ mod tests {
     }
 
     async fn collect(script: Script, shutdown: &CancellationToken, pieces: usize) -> Vec<String> {
-        let body = body(script, SILENCE, shutdown);
+        let body = body(script, SILENCE, &Responses::new(1024 * 1024), shutdown);
         let text = |piece: Result<Bytes, io::Error>| {
             let bytes = piece.expect("a piece");
             String::from_utf8(bytes.to_vec()).expect("UTF-8")
@@ -426,6 +453,18 @@ mod tests {
             pieces[2],
             "id: 1-2\nevent: delta\ndata: {\"type\":\"delta\",\"text\":\"c\"}\n\n"
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_a_readers_buffer_comes_in_parts_and_whole() {
+        let text = "x".repeat(3 * PIECE);
+        let reads = [vec![delta(0, "a")], vec![delta(1, &text)], vec![delta(2, "b")]].into();
+        let script = Script { reads, then_silent: false };
+        let pieces = collect(script, &CancellationToken::new(), 100).await;
+        assert!(pieces.len() > 10 && pieces.iter().all(|piece| piece.len() <= PIECE));
+        let whole = decode(pieces.concat().as_bytes()).expect("in the grammar");
+        assert_eq!(whole.events.len(), 3);
+        assert!(whole.events[1].data.contains(&text));
     }
 
     #[test]

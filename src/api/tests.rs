@@ -34,6 +34,7 @@ fn client(arguments: &[&str]) -> TestClient<impl Endpoint<Output = Response>> {
         tasks,
         catalog: Arc::new(catalog.expect("models")),
         metrics: PrometheusBuilder::new().build_recorder().handle(),
+        responses: super::Responses::new(1024 * 1024),
         shutdown: stop,
         listening: "127.0.0.1:8080".parse().expect("an address"),
         options: Arc::new(options(&[&["--max-body=2048"], arguments].concat())),

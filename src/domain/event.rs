@@ -57,6 +57,9 @@ pub enum Event {
         /// Parameters of the request that its profile leaves out.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         dropped_parameters: Vec<String>,
+        /// The oldest message that the model is told, where older ones are left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prompt_begins_with: Option<MessageId>,
     },
     /// Append to the answer.
     Delta {
@@ -283,6 +286,7 @@ mod tests {
                 attempt: 1,
                 model: "m".into(),
                 dropped_parameters: vec!["seed".into()],
+                prompt_begins_with: Some(message_id),
             },
             Event::Reasoning { text: "\u{1f600}\r\n\"".into() },
             Event::ToolCall(ToolCallDelta {

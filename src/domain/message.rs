@@ -106,8 +106,14 @@ pub struct AssistantTurn {
     pub model: Option<String>,
 }
 
+impl From<String> for AssistantTurn {
+    fn from(text: String) -> Self {
+        Self { text, ..Self::default() }
+    }
+}
+
 impl From<&str> for AssistantTurn {
     fn from(text: &str) -> Self {
-        Self { text: text.to_owned(), ..Self::default() }
+        text.to_owned().into()
     }
 }

@@ -124,7 +124,12 @@ mod tests {
             let mut answer = Answer::default();
             stored.push((
                 id(attempt, 0),
-                Event::Started { attempt, model: "m".into(), dropped_parameters: Vec::new() },
+                Event::Started {
+                    attempt,
+                    model: "m".into(),
+                    dropped_parameters: Vec::new(),
+                    prompt_begins_with: None,
+                },
             ));
             for seq in 1..=u64::from(length) {
                 let event = if seq % 5 == 0 {

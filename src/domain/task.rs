@@ -126,6 +126,9 @@ pub mod code {
         ANSWER_TOO_LARGE "answer_too_large" final:
             "The answer grew beyond `--answer-cap`."
             => "Ask for less (`max_completion_tokens`); the text so far is kept. Operators: raise the cap.";
+        PROMPT_TOO_LARGE "prompt_too_large" final:
+            "What the model must be told (the instructions and the newest exchange) is larger than `--max-prompt-bytes`."
+            => "Say less at a time, or begin a new conversation. Operators: raise the limit, if the model takes that much.";
         DEADLINE_EXCEEDED "deadline_exceeded" final:
             "The task was not finished within `--task-deadline` of its acceptance."
             => "Ask again. Operators: add workers if tasks wait for long (`rill queue`).";

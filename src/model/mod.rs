@@ -10,6 +10,7 @@ pub mod simulator;
 #[cfg(test)]
 mod testing;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -71,7 +72,7 @@ pub type DeltaStream = BoxStream<'static, Result<Delta, ModelError>>;
 /// A model that answers in a stream.
 pub trait ChatModel: Send + Sync + 'static {
     /// Makes the call, once.
-    fn answer(&self, request: ChatRequest) -> BoxFuture<'_, Result<DeltaStream, ModelError>>;
+    fn answer(&self, request: Arc<ChatRequest>) -> BoxFuture<'_, Result<DeltaStream, ModelError>>;
 }
 
 /// PostgreSQL's text can't hold U+0000: what a model says goes through here.

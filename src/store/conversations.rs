@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 
-use super::{Result, Store, bounded};
+use super::{PAGE_BYTES, Result, Store, bounded};
 use crate::domain::{AccountId, ConversationId, TaskId};
 
 /// A conversation as shown to its owner.
@@ -18,6 +18,15 @@ pub struct Conversation {
     pub created_at: OffsetDateTime,
     /// When it was last changed, or last spoken in.
     pub updated_at: OffsetDateTime,
+}
+
+/// A page of conversations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConversationPage {
+    /// Newest first; one at least, if there is one.
+    pub items: Vec<Conversation>,
+    /// Others follow.
+    pub more: bool,
 }
 
 /// What to change. The outer `None` leaves the value as it is, the inner one
@@ -81,7 +90,8 @@ impl Store {
         .await
     }
 
-    /// The account's conversations, newest first, those created before `before`.
+    /// The account's conversations, newest first, those created before `before`, as
+    /// many as `limit` and a mebibyte allow.
     ///
     /// # Errors
     /// When PostgreSQL is away.
@@ -90,24 +100,46 @@ impl Store {
         account: AccountId,
         before: Option<ConversationId>,
         limit: i64,
-    ) -> Result<Vec<Conversation>> {
+    ) -> Result<ConversationPage> {
+        let _turn = self.list_turn().await?;
         bounded("conversations", async {
-            let rows = sqlx::query_as!(
-                ConversationRow,
+            let rows = sqlx::query!(
                 r#"
-                SELECT id, title, instructions, created_at, updated_at
-                FROM conversations
-                WHERE account_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR id < $2)
+                SELECT id AS "id!", title, instructions, created_at AS "created_at!",
+                       updated_at AS "updated_at!", candidates AS "candidates!"
+                FROM (
+                    SELECT *, row_number() OVER up_to AS number, sum(size) OVER up_to AS bytes,
+                           count(*) OVER () AS candidates
+                    FROM (
+                        SELECT id, title, instructions, created_at, updated_at,
+                               coalesce(octet_length(title), 0)
+                                   + coalesce(octet_length(instructions), 0) AS size
+                        FROM conversations
+                        WHERE account_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR id < $2)
+                        ORDER BY id DESC
+                        LIMIT $3::bigint + 1
+                    ) candidate
+                    WINDOW up_to AS (ORDER BY id DESC)
+                ) counted
+                WHERE number = 1 OR (number <= $3 AND bytes <= $4)
                 ORDER BY id DESC
-                LIMIT $3
                 "#,
                 account.0,
                 before.map(|id| id.0),
                 limit,
+                PAGE_BYTES,
             )
             .fetch_all(&self.pool)
             .await?;
-            Ok(rows.into_iter().map(Conversation::from).collect())
+            let more = rows.first().map_or(0, |row| row.candidates) > rows.len() as i64;
+            let items = rows.into_iter().map(|row| Conversation {
+                id: ConversationId(row.id),
+                title: row.title,
+                instructions: row.instructions,
+                created_at: row.created_at,
+                updated_at: row.updated_at,
+            });
+            Ok(ConversationPage { items: items.collect(), more })
         })
         .await
     }

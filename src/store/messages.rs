@@ -1,24 +1,16 @@
-//! Messages: what was said, and what of it a model is told.
+//! Messages: what was said, for its owner to read.
 
 use std::collections::HashSet;
 
 use serde_json::Value;
-use serde_json::value::RawValue;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use super::line::Line;
 use super::tasks::{Parent, TaskError};
-use super::together::{Statement, each, weight_of};
-use super::{Error, Result, Store, bounded};
+use super::{Error, PAGE_BYTES, Result, Store, bounded};
 use crate::domain::answer::ToolCall;
-use crate::domain::message::{AssistantTurn, Role, ToolResult, Turn};
-use crate::domain::opaque::OpaqueData;
+use crate::domain::message::Role;
 use crate::domain::{AccountId, ConversationId, MessageId, TaskId, TaskStatus};
-
-/// Messages that a prompt goes back at most. Models refuse prompts long before;
-/// this bounds our own memory.
-const PROMPT_MESSAGES: i32 = 2_000;
 
 /// A message to be stored: what a user said, or what tools answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,9 +19,18 @@ pub struct NewPrompt {
     pub id: MessageId,
     /// `user` or `tool`.
     pub role: Role,
-    /// A [`Content`](crate::domain::message::Content), or the [`ToolResult`]s:
+    /// A [`Content`](crate::domain::message::Content), or the [`ToolResult`](crate::domain::message::ToolResult)s:
     /// JSON, kept as it is written.
     pub content: String,
+}
+
+/// A page of messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MessagePage {
+    /// Oldest first; one at least, if there is one.
+    pub items: Vec<StoredMessage>,
+    /// Others follow.
+    pub more: bool,
 }
 
 /// A message as shown to its owner.
@@ -73,8 +74,8 @@ pub struct MessageTask {
 }
 
 impl Store {
-    /// A conversation's messages after a position, oldest first; `None` when
-    /// there is no such conversation.
+    /// A conversation's messages after a position, oldest first, as many as `limit`
+    /// and a mebibyte allow; `None` when there is no such conversation.
     ///
     /// # Errors
     /// When PostgreSQL is away.
@@ -84,7 +85,8 @@ impl Store {
         conversation: ConversationId,
         after: Option<i64>,
         limit: i64,
-    ) -> Result<Option<Vec<StoredMessage>>> {
+    ) -> Result<Option<MessagePage>> {
+        let _turn = self.list_turn().await?;
         bounded("messages", async {
             // The conversation is the left side: it answers with one empty row
             // where it has no messages, and with none where it isn't there.
@@ -96,13 +98,36 @@ impl Store {
                        m.tool_calls AS "tool_calls: Json<Vec<ToolCall>>",
                        m.finish_reason, m.created_at AS "created_at?",
                        t.id AS "task_id?", t.status AS "status?", t.attempt AS "attempt?",
-                       t.error_code, t.error_message
+                       t.error_code, t.error_message, m.candidates AS "candidates?"
                 FROM conversations c
                 LEFT JOIN LATERAL (
-                    SELECT * FROM messages
-                    WHERE conversation_id = c.id AND position > $3
-                    ORDER BY position
-                    LIMIT $4
+                    -- One by one: what is beyond the page is not even measured, which
+                    -- would take as long as to read it.
+                    WITH RECURSIVE page AS (
+                        SELECT 0::bigint AS number, 0::bigint AS bytes, $3::bigint AS position,
+                               NULL::uuid AS id, NULL::uuid AS parent_id, NULL AS role,
+                               NULL::json AS content, NULL AS answer, NULL AS reasoning,
+                               NULL::jsonb AS tool_calls, NULL AS finish_reason,
+                               NULL::timestamptz AS created_at
+                        UNION ALL
+                        SELECT page.number + 1,
+                               page.bytes + coalesce(octet_length(next.content::text), 0)
+                                   + coalesce(octet_length(next.answer), 0)
+                                   + coalesce(octet_length(next.reasoning), 0)
+                                   + coalesce(octet_length(next.tool_calls::text), 0),
+                               next.position, next.id, next.parent_id, next.role, next.content,
+                               next.answer, next.reasoning, next.tool_calls, next.finish_reason,
+                               next.created_at
+                        FROM page CROSS JOIN LATERAL (
+                            SELECT * FROM messages
+                            WHERE conversation_id = $2 AND position > page.position
+                            ORDER BY position
+                            LIMIT 1
+                        ) next
+                        WHERE page.number <= $4 AND (page.bytes <= $5 OR page.number = 1)
+                    )
+                    SELECT *, (SELECT max(number) FROM page) AS candidates FROM page
+                    WHERE number = 1 OR (number BETWEEN 1 AND $4::bigint AND bytes <= $5)
                 ) m ON true
                 LEFT JOIN tasks t ON t.message_id = m.id
                 WHERE c.id = $2 AND c.account_id = $1 AND c.deleted_at IS NULL
@@ -112,33 +137,17 @@ impl Store {
                 conversation.0,
                 after.unwrap_or(-1),
                 limit,
+                PAGE_BYTES,
             )
             .fetch_all(&self.pool)
             .await?;
-            if rows.is_empty() {
-                return Ok(None);
-            }
-            rows.into_iter().filter_map(MessageRow::message).collect::<Result<_>>().map(Some)
+            let Some(first) = rows.first() else { return Ok(None) };
+            let candidates = first.candidates.unwrap_or(0);
+            let items: Vec<_> =
+                rows.into_iter().filter_map(MessageRow::message).collect::<Result<_>>()?;
+            Ok(Some(MessagePage { more: candidates > items.len() as i64, items }))
         })
         .await
-    }
-
-    /// What the model is told before it answers with message `before`: the
-    /// instructions, then the messages on the path from the root to it, the newest
-    /// 2,000 at most. Of answers, what was said is told, and the tool calls of those
-    /// that are complete; answers that say nothing (yet) are left out.
-    ///
-    /// Calls and results don't have to match: [`crate::domain::prompt::tidy`]
-    /// sees to that.
-    ///
-    /// # Errors
-    /// When PostgreSQL is away.
-    pub async fn turns(
-        &self,
-        conversation: ConversationId,
-        before: MessageId,
-    ) -> Result<Vec<Turn>> {
-        self.prompts.ask((conversation, before)).await
     }
 
     /// The IDs of the tools that the parent called: those that can be answered.
@@ -192,129 +201,6 @@ impl Store {
     }
 }
 
-/// Reads what models are told.
-#[derive(Debug, Clone)]
-pub(in crate::store) struct Prompt(pub(in crate::store) Line);
-
-impl Statement for Prompt {
-    type Question = (ConversationId, MessageId);
-    type Answer = Vec<Turn>;
-
-    fn weight(_: &Self::Question) -> usize {
-        weight_of(0)
-    }
-
-    async fn run(&self, questions: &[Self::Question]) -> Result<Vec<Result<Vec<Turn>>>> {
-        let questions: Vec<_> = questions.iter().collect();
-        let rows = bounded("turns", async {
-            let mut line = self.0.hold().await?;
-            let rows = sqlx::query_as!(
-                TurnRow,
-                r#"
-                SELECT asked.number AS "number!", turn.role AS "role!",
-                       turn.content AS "content: Json<Box<RawValue>>", turn.said,
-                       turn.tool_calls AS "tool_calls: Json<Vec<ToolCall>>",
-                       turn.reasoning, turn.opaque AS "opaque: Json<Vec<OpaqueData>>", turn.model
-                FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY
-                     AS asked (conversation_id, message_id, number)
-                CROSS JOIN LATERAL (
-                    -- The rows go along the path: looking them up again costs half as much again.
-                    WITH RECURSIVE path AS (
-                        SELECT 0 AS depth, m.id, m.parent_id, m.role, m.content, m.answer,
-                               m.tool_calls, m.opaque,
-                               CASE WHEN m.tool_calls IS NOT NULL THEN m.reasoning END AS reasoning
-                        FROM messages m
-                        WHERE m.id = asked.message_id AND m.conversation_id = asked.conversation_id
-                        UNION ALL
-                        SELECT path.depth + 1, m.id, m.parent_id, m.role, m.content, m.answer,
-                               m.tool_calls, m.opaque,
-                               CASE WHEN m.tool_calls IS NOT NULL THEN m.reasoning END
-                        FROM path JOIN messages m ON m.id = path.parent_id
-                        WHERE path.depth < $3
-                    )
-                    SELECT $3 + 1 AS depth, 'system' AS role, NULL::json AS content,
-                           c.instructions AS said, NULL::jsonb AS tool_calls,
-                           NULL AS reasoning, NULL::json AS opaque, NULL AS model
-                    FROM conversations c
-                    WHERE c.id = asked.conversation_id AND c.instructions <> ''
-                    UNION ALL
-                    SELECT path.depth, path.role, path.content, path.answer, path.tool_calls,
-                           path.reasoning, path.opaque,
-                           -- Of a complete answer.
-                           CASE WHEN path.tool_calls IS NOT NULL OR path.opaque IS NOT NULL THEN (
-                               SELECT t.model FROM tasks t
-                               WHERE t.message_id = path.id AND t.status = 'done'
-                           ) END
-                    FROM path
-                    -- The first is the place that is to be filled.
-                    WHERE path.depth > 0
-                ) turn
-                ORDER BY asked.number, turn.depth DESC
-                "#,
-                &each(&questions, |(conversation, _)| conversation.0),
-                &each(&questions, |(_, message)| message.0),
-                PROMPT_MESSAGES,
-            )
-            .fetch_all(&mut line.connection)
-            .await?;
-            line.keep();
-            Ok(rows)
-        })
-        .await?;
-        let mut rows = rows.into_iter().peekable();
-        let prompt = |number| {
-            let mine: Vec<_> =
-                std::iter::from_fn(|| rows.next_if(|row| row.number == number)).collect();
-            turns(mine)
-        };
-        Ok((1..).take(questions.len()).map(prompt).collect())
-    }
-}
-
-struct TurnRow {
-    number: i64,
-    role: String,
-    content: Option<Json<Box<RawValue>>>,
-    said: Option<String>,
-    tool_calls: Option<Json<Vec<ToolCall>>>,
-    reasoning: Option<String>,
-    opaque: Option<Json<Vec<OpaqueData>>>,
-    model: Option<String>,
-}
-
-fn turns(rows: Vec<TurnRow>) -> Result<Vec<Turn>> {
-    let mut turns = Vec::with_capacity(rows.len());
-    for row in rows {
-        let said = row.said.unwrap_or_default();
-        match (row.role.as_str(), row.content) {
-            ("system", _) => turns.push(Turn::System(said)),
-            ("user", Some(content)) => turns.push(Turn::User(read(&content)?)),
-            ("tool", Some(results)) => {
-                turns.extend(read::<Vec<ToolResult>>(&results)?.into_iter().map(Turn::Tool));
-            }
-            // Calls and data of a complete answer only.
-            ("assistant", _) if row.model.is_none() => {
-                if !said.is_empty() {
-                    turns.push(Turn::Assistant(said.as_str().into()));
-                }
-            }
-            ("assistant", _) => turns.push(Turn::Assistant(AssistantTurn {
-                text: said,
-                tool_calls: row.tool_calls.map(|calls| calls.0).unwrap_or_default(),
-                reasoning: row.reasoning.unwrap_or_default(),
-                opaque: row.opaque.map(|opaque| opaque.0).unwrap_or_default(),
-                model: row.model,
-            })),
-            (role, _) => return Err(Error::Corrupt(format!("a message of role {role:?}"))),
-        }
-    }
-    Ok(turns)
-}
-
-fn read<T: serde::de::DeserializeOwned>(json: &RawValue) -> Result<T> {
-    serde_json::from_str(json.get()).map_err(|error| Error::Corrupt(error.to_string()))
-}
-
 struct MessageRow {
     id: Option<uuid::Uuid>,
     parent_id: Option<uuid::Uuid>,
@@ -331,6 +217,7 @@ struct MessageRow {
     attempt: Option<i64>,
     error_code: Option<String>,
     error_message: Option<String>,
+    candidates: Option<i64>,
 }
 
 impl MessageRow {

@@ -15,6 +15,7 @@ mod line;
 mod messages;
 mod migrate;
 mod pooler;
+mod prompts;
 mod session;
 mod tasks;
 mod together;
@@ -26,11 +27,13 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, types::PgInterval};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-pub use conversations::{Conversation, ConversationChange};
+pub use conversations::{Conversation, ConversationChange, ConversationPage};
 pub use health::StoreHealth;
 pub use inspect::{Letter, TaskCounts, TaskStory, WorkerView};
-pub use messages::{MessageTask, NewPrompt, StoredMessage};
+pub use messages::{MessagePage, MessageTask, NewPrompt, StoredMessage};
+pub use prompts::{Prompt, SMALL_PROMPT};
 pub use tasks::{
     Accepted, Begin, Begun, EndOutcome, Ending, Final, Idempotency, NewTask, Orphan, Parent,
     Requeued, RetryOutcome, StreamEnd, StreamPlace, Task, TaskError,
@@ -39,7 +42,7 @@ pub use workers::Beat;
 
 use deployment::Deployment;
 use line::Line;
-use messages::Prompt;
+use prompts::SmallPrompts;
 use tasks::{Accept, BeginAttempt, End, Place};
 use together::Together;
 
@@ -141,6 +144,17 @@ impl Error {
         }
     }
 
+    /// The statement took too long, by our clock or by PostgreSQL's.
+    fn is_timeout(&self) -> bool {
+        match self {
+            Self::Timeout(_) => true,
+            // 57014: statement_timeout.
+            Self::Unavailable(error) => matches!(&**error,
+                sqlx::Error::Database(error) if error.code().as_deref() == Some("57014")),
+            _ => false,
+        }
+    }
+
     /// Repeating the call later may help.
     pub const fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Timeout(_))
@@ -192,6 +206,10 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// meanwhile, nobody's statement has to fail to find that out.
 const TRUST_IDLE: Duration = Duration::from_millis(50);
 
+/// Bytes of a page of a list, unless its first item alone is larger. PostgreSQL
+/// counts: what is beyond is not sent.
+const PAGE_BYTES: i64 = 1024 * 1024;
+
 /// The connection to PostgreSQL; clones share one pool.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -206,9 +224,13 @@ pub struct Store {
     /// What each task needs: two lines for it, so that no end waits for a start.
     accepts: Together<Accept>,
     begins: Together<BeginAttempt>,
-    prompts: Together<Prompt>,
+    prompts: Together<SmallPrompts>,
     places: Together<Place>,
     ends: Together<End>,
+    /// Large prompts are read in turn, and leave the pool to others.
+    large_prompts: Arc<Semaphore>,
+    /// Pages of lists are read over half of the pool, and leave the rest to what is small.
+    lists: Arc<Semaphore>,
     lines: [Line; 2],
     deployment: Deployment,
 }
@@ -241,12 +263,22 @@ impl Store {
             connections,
             accepts: Together::new(Accept(starts.clone())),
             begins: Together::new(BeginAttempt(starts.clone())),
-            prompts: Together::new(Prompt(starts.clone())),
+            prompts: Together::new(SmallPrompts(starts.clone())),
             places: Together::new(Place(ends.clone())),
             ends: Together::new(End(ends.clone())),
+            large_prompts: Arc::new(Semaphore::new(prompts::LARGE_AT_ONCE)),
+            lists: Arc::new(Semaphore::new((connections.max(4) - 3).div_ceil(2) as usize)),
             lines: [starts, ends],
             deployment,
         })
+    }
+
+    /// A turn to read a page of a list.
+    async fn list_turn(&self) -> Result<SemaphorePermit<'_>> {
+        match tokio::time::timeout(ACQUIRE_LIMIT, self.lists.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Error::Timeout(ACQUIRE_LIMIT)),
+        }
     }
 
     /// Closes every connection.

@@ -6,6 +6,10 @@
 //! disk's writes, and so cost PostgreSQL a fraction of what each would alone.
 //! Statements of a kind keep a distance, since a quick server would otherwise
 //! answer each alone until it is overwhelmed.
+//!
+//! Nobody waits long for others' bytes: a statement has a weight, heavy questions go
+//! alone and take turns with the light ones, and what ran out of time is asked
+//! in smaller batches.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -19,6 +23,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Error, Result, STATEMENT_LIMIT};
+use crate::log_limit::LogLimit;
 use crate::sync::lock;
 
 /// A distance that nobody notices who waits for a model, and in which many a
@@ -26,6 +31,8 @@ use crate::sync::lock;
 pub(super) const BRIEFLY: Duration = Duration::from_millis(10);
 /// What the questions of one statement weigh, at most.
 const BATCH: usize = 512;
+/// A heavier question is answered alone, and then light ones come first: 256 KiB.
+const HEAVY: usize = BATCH / 8;
 
 /// A statement that answers many questions.
 pub(super) trait Statement: Clone + Send + Sync + 'static {
@@ -78,6 +85,10 @@ pub(super) struct Together<S: Statement> {
 #[derive(Debug)]
 struct Asked<S: Statement> {
     waiting: Vec<Waiting<S>>,
+    /// What a statement may weigh now: less after one that took too long.
+    limit: usize,
+    /// The last statement answered a heavy question.
+    was_heavy: bool,
     /// A statement is under way, and looks here afterwards.
     busy: bool,
     /// When the last statement was begun.
@@ -89,7 +100,8 @@ type Asker<S> = oneshot::Sender<Result<<S as Statement>::Answer>>;
 
 impl<S: Statement> Together<S> {
     pub(super) fn new(statement: S) -> Self {
-        let asked = Asked { waiting: Vec::new(), busy: false, begun: None };
+        let asked =
+            Asked { waiting: Vec::new(), limit: BATCH, was_heavy: false, busy: false, begun: None };
         Self { statement, asked: Arc::new(Mutex::new(asked)) }
     }
 
@@ -122,14 +134,16 @@ impl<S: Statement> Together<S> {
             pace::<S>(&self.asked).await;
             let (questions, askers) = {
                 let mut asked = lock(&self.asked);
-                let batch = next::<S>(&mut asked.waiting);
+                let batch = next(&mut asked);
                 if batch.0.is_empty() {
                     asked.busy = false;
                     return;
                 }
                 batch
             };
-            match self.run(&questions).await {
+            let outcome = self.run(&questions).await;
+            self.adapt(&questions, &outcome);
+            match outcome {
                 Ok(answers) => {
                     for (asker, answer) in askers.into_iter().zip(answers) {
                         let _ = asker.send(answer);
@@ -157,6 +171,30 @@ impl<S: Statement> Together<S> {
         }
     }
 
+    /// Halves what a statement may weigh when one took too long, and adds a little with
+    /// each that didn't.
+    fn adapt<T>(&self, questions: &[S::Question], outcome: &Result<T>) {
+        static LIMIT: LogLimit = LogLimit::new();
+        let mut asked = lock(&self.asked);
+        match outcome {
+            Err(error) if error.is_timeout() => {
+                let weight: usize = questions.iter().map(S::weight).sum();
+                asked.limit = (weight.min(asked.limit) / 2).max(1);
+                if let Some(skipped) = LIMIT.pass() {
+                    tracing::warn!(
+                        %error,
+                        skipped,
+                        statement = std::any::type_name::<S>(),
+                        questions = questions.len(),
+                        "a statement took too long: the next ones answer fewer at once"
+                    );
+                }
+            }
+            Err(_) => {}
+            Ok(_) => asked.limit = (asked.limit + 1).min(BATCH),
+        }
+    }
+
     /// The statement; one that panics must not leave the others waiting for ever.
     async fn run(&self, questions: &[S::Question]) -> Result<Vec<Result<S::Answer>>> {
         let answers = AssertUnwindSafe(self.statement.run(questions)).catch_unwind().await;
@@ -181,17 +219,22 @@ async fn pace<S: Statement>(asked: &Mutex<Asked<S>>) {
 
 /// Takes what the next statement answers. Who doesn't wait any more has been
 /// told that nobody knows what came of it: it is not asked.
-fn next<S: Statement>(waiting: &mut Vec<Waiting<S>>) -> (Vec<S::Question>, Vec<Asker<S>>) {
+fn next<S: Statement>(asked: &mut Asked<S>) -> (Vec<S::Question>, Vec<Asker<S>>) {
+    asked.waiting.retain(|(_, asker)| !asker.is_closed());
+    let light = |question: &S::Question| S::weight(question) <= HEAVY;
+    let light_first = asked.was_heavy && asked.waiting.iter().any(|(question, _)| light(question));
     let (mut questions, mut askers, mut later) = (Vec::new(), Vec::new(), Vec::new());
     let mut weight = 0;
     let mut changed = HashSet::new();
-    for (question, asker) in waiting.drain(..) {
-        if asker.is_closed() {
-            continue;
-        }
+    for (question, asker) in asked.waiting.drain(..) {
         let heavier = weight + S::weight(&question);
-        let fits = questions.is_empty() || heavier <= BATCH;
+        let fits = if questions.is_empty() {
+            light(&question) || !light_first
+        } else {
+            light(&question) && !asked.was_heavy && heavier <= asked.limit
+        };
         if fits && S::changes(&question).is_none_or(|row| changed.insert(row)) {
+            asked.was_heavy = !light(&question);
             weight = heavier;
             questions.push(question);
             askers.push(asker);
@@ -199,153 +242,9 @@ fn next<S: Statement>(waiting: &mut Vec<Waiting<S>>) -> (Vec<S::Question>, Vec<A
             later.push((question, asker));
         }
     }
-    *waiting = later;
+    asked.waiting = later;
     (questions, askers)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use futures_util::future::join_all;
-    use futures_util::poll;
-    use tokio::sync::Semaphore;
-
-    use super::*;
-
-    /// Doubles numbers; 13 breaks it, and 17 worse.
-    #[derive(Debug, Clone)]
-    struct Double {
-        statements: Arc<AtomicUsize>,
-        go: Arc<Semaphore>,
-    }
-
-    impl Statement for Double {
-        type Question = u32;
-        type Answer = u32;
-
-        async fn run(&self, questions: &[u32]) -> Result<Vec<Result<u32>>> {
-            self.statements.fetch_add(1, Ordering::Relaxed);
-            drop(self.go.acquire().await);
-            assert!(!questions.contains(&17), "unlucky");
-            if questions.contains(&13) {
-                return Err(Error::Corrupt("unlucky".into()));
-            }
-            Ok(questions.iter().map(|question| Ok(question * 2)).collect())
-        }
-
-        fn weight(question: &u32) -> usize {
-            if *question == 1_000 { BATCH } else { 1 }
-        }
-
-        fn changes(question: &u32) -> Option<Uuid> {
-            (*question < 10).then(|| Uuid::from_u128((*question).into()))
-        }
-    }
-
-    fn doubles(permits: usize) -> (Together<Double>, Arc<AtomicUsize>, Arc<Semaphore>) {
-        let (statements, go) = (Arc::default(), Arc::new(Semaphore::new(permits)));
-        let double = Double { statements: Arc::clone(&statements), go: go.clone() };
-        (Together::new(double), statements, go)
-    }
-
-    /// Asks while a statement for another is under way; answers, and how many
-    /// statements they took.
-    async fn meanwhile(questions: &[u32]) -> (Vec<Result<u32>>, usize) {
-        let (together, statements, go) = doubles(0);
-        let mut first = Box::pin(together.ask(100));
-        assert!(poll!(&mut first).is_pending());
-        tokio::task::yield_now().await;
-        let answers = join_all(questions.iter().map(|question| together.ask(*question)));
-        let (first, answers, ()) = tokio::join!(first, answers, async {
-            tokio::task::yield_now().await;
-            go.add_permits(1);
-        });
-        assert_eq!(first.expect("an answer"), 200);
-        (answers, statements.load(Ordering::Relaxed) - 1)
-    }
-
-    #[tokio::test]
-    async fn what_is_asked_meanwhile_is_asked_together() {
-        let all: Vec<_> = (2_000..2_000 + 2 * u32::try_from(BATCH).expect("small")).collect();
-        let (answers, statements) = meanwhile(&all).await;
-        assert_eq!(statements, 2);
-        for (question, answer) in all.iter().zip(answers) {
-            assert_eq!(answer.expect("an answer"), question * 2);
-        }
-    }
-
-    /// Answers with the time; one statement in so many milliseconds.
-    #[derive(Debug, Clone)]
-    struct Paced<const MS: u64>(Arc<AtomicUsize>);
-
-    impl<const MS: u64> Statement for Paced<MS> {
-        type Question = u32;
-        type Answer = Instant;
-
-        const PACE: Duration = Duration::from_millis(MS);
-
-        async fn run(&self, questions: &[u32]) -> Result<Vec<Result<Instant>>> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Ok(questions.iter().map(|_| Ok(Instant::now())).collect())
-        }
-    }
-
-    #[tokio::test]
-    async fn statements_keep_their_distance() {
-        let together = Together::new(Paced::<200>(Arc::default()));
-        let before = Instant::now();
-        together.ask(0).await.expect("an answer");
-        for answer in join_all((1..50).map(|question| together.ask(question))).await {
-            assert!(answer.expect("an answer") >= before + Duration::from_millis(200));
-        }
-        assert_eq!(together.statement.0.load(Ordering::Relaxed), 2);
-    }
-
-    #[tokio::test]
-    async fn the_first_in_a_while_does_not_wait() {
-        let together = Together::new(Paced::<3_600_000>(Arc::default()));
-        together.ask(0).await.expect("an answer");
-    }
-
-    #[tokio::test]
-    async fn what_is_heavy_or_changes_the_same_row_goes_apart() {
-        let (answers, statements) = meanwhile(&[5, 6, 5, 5]).await;
-        assert_eq!(statements, 3);
-        assert!(answers.iter().all(Result::is_ok));
-        let (answers, statements) = meanwhile(&[11, 1_000, 12, 1_000]).await;
-        assert_eq!(statements, 3);
-        assert!(answers.iter().all(Result::is_ok));
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_answered_spoils_nothing_else() {
-        for unlucky in [13, 17] {
-            let (answers, _) = meanwhile(&[11, unlucky, 12]).await;
-            assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_statement_that_panics_leaves_nobody_waiting() {
-        let (together, _, _) = doubles(1);
-        assert!(together.ask(17).await.is_err());
-        assert_eq!(together.ask(18).await.expect("an answer"), 36);
-    }
-
-    #[tokio::test]
-    async fn who_asks_first_may_leave_and_who_waits_no_more_is_not_asked() {
-        let (together, statements, go) = doubles(0);
-        let mut first = Box::pin(together.ask(100));
-        assert!(poll!(&mut first).is_pending());
-        tokio::task::yield_now().await;
-        drop(first);
-        let mut second = Box::pin(together.ask(101));
-        assert!(poll!(&mut second).is_pending());
-        drop(second);
-        let third = together.ask(102);
-        go.add_permits(1);
-        assert_eq!(third.await.expect("an answer"), 204);
-        assert_eq!(statements.load(Ordering::Relaxed), 2);
-    }
-}
+mod tests;

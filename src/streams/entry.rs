@@ -83,6 +83,11 @@ pub(super) struct RawEntry {
 }
 
 impl RawEntry {
+    /// Bytes of its fields.
+    pub(super) fn bytes(&self) -> usize {
+        self.fields.iter().map(|(field, value)| field.len() + value.len()).sum()
+    }
+
     pub(super) fn field(&self, name: &str) -> Option<&Bytes> {
         self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value)
     }
@@ -132,7 +137,12 @@ pub(super) struct Page {
     pub(super) last: Option<EventId>,
     /// How many entries there were, events or not.
     pub(super) len: usize,
+    /// Bytes of those entries, about.
+    pub(super) bytes: usize,
 }
+
+/// What an entry takes in a reply beside its data, about.
+const FRAME: usize = 100;
 
 /// The task streams of an `XREAD` reply: each key, and what was read of it.
 pub(super) fn pages(answer: Value) -> Vec<(Bytes, Page)> {
@@ -145,15 +155,17 @@ pub(super) fn page(value: Value) -> Page {
     let Value::Array(stream) = value else {
         return Page::default();
     };
-    let (mut last, mut len) = (None, 0);
+    let (mut last, mut len, mut bytes) = (None, 0, 0);
     let mut entries = Vec::with_capacity(stream.len());
     for entry in stream {
         let Some((id, fields)) = parts(entry) else { continue };
         len += 1;
         last = std::str::from_utf8(&id).ok().and_then(|id| id.parse().ok());
-        entries.extend(last.and_then(|id| event(id, fields)));
+        let event = last.and_then(|id| event(id, fields));
+        bytes += FRAME + event.as_ref().map_or(0, |event| event.data.len());
+        entries.extend(event);
     }
-    Page { entries, last, len }
+    Page { entries, last, len, bytes }
 }
 
 /// An entry's ID and its fields; nothing if it was deleted (nil, or with nil

@@ -57,7 +57,7 @@ fn name(input: &mut Input<'_>) -> StoredName {
 /// Whatever Redis answers, entries and jobs are taken from it or left out.
 pub(crate) fn entries(input: &[u8]) {
     let value = value(&mut Input(input), 0);
-    let Page { entries, last, len } = page(value.clone());
+    let Page { entries, last, len, bytes: _ } = page(value.clone());
     assert!(entries.len() <= len);
     assert!(len <= input.len());
     assert!(last.is_some() || entries.last().is_none_or(|_| len > entries.len()));

@@ -10,8 +10,13 @@ use super::{Entry, Result, Streams, answered};
 use crate::domain::answer::Completion;
 use crate::domain::{Answer, Class, Event, EventId, TaskId};
 
-/// Entries that one command asks for.
+/// Entries that one command asks for at most, and first.
 const PAGE: usize = 500;
+pub(super) const FIRST_PAGE: usize = 50;
+/// Bytes that one page should have.
+const PAGE_BYTES: usize = 256 * 1024;
+/// Histories that a process reads at the same time: each may be many times an answer.
+pub(super) const AT_ONCE: usize = 8;
 
 /// What earlier attempts left in a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -106,6 +111,11 @@ impl History {
     }
 }
 
+/// Entries of the next page, where one of `count` had so many bytes.
+pub(super) fn next_page(count: usize, bytes: usize) -> usize {
+    (count * PAGE_BYTES / bytes.max(1)).clamp(1, (4 * count).min(PAGE))
+}
+
 impl Streams {
     /// Reads what earlier attempts left. Empty when the stream is gone.
     ///
@@ -115,14 +125,18 @@ impl Streams {
         let key = self.keys().task(task);
         let mut fold = Fold::default();
         let mut after = EventId::START;
+        // Never closed, so this can't fail.
+        let _turn = self.inner.histories.acquire().await.ok();
+        let mut count = FIRST_PAGE;
         loop {
             let mut connected = self.connection().await?;
             let mut command = cmd("XRANGE");
-            command.arg(&key).arg(format!("({after}")).arg("+").arg("COUNT").arg(PAGE);
+            command.arg(&key).arg(format!("({after}")).arg("+").arg("COUNT").arg(count);
             let page = raw_entries(answered(connected.send(&command).await?)?);
             let last = page.iter().filter_map(|raw| fold.take_raw(raw)).last();
             let Some(last) = last else { break };
             after = last;
+            count = next_page(count, page.iter().map(RawEntry::bytes).sum());
         }
         Ok(fold.history())
     }
@@ -145,6 +159,16 @@ mod tests {
     use crate::domain::StoredName;
     use crate::domain::opaque::OpaqueData;
 
+    #[test]
+    fn pages_have_as_many_entries_as_fit_and_grow_step_by_step() {
+        assert_eq!(next_page(FIRST_PAGE, FIRST_PAGE * 100), 4 * FIRST_PAGE);
+        assert_eq!(next_page(400, 400 * 100), PAGE);
+        assert_eq!(next_page(PAGE, PAGE * 16 * 1024), 16);
+        assert_eq!(next_page(16, 16 * 4 * PAGE_BYTES), 1);
+        // The stream ends in a page that is not full.
+        assert_eq!(next_page(1, 0), 4);
+    }
+
     fn entry(attempt: u32, seq: u64, event: &Event) -> Entry {
         let encoded = event.encode();
         Entry::new(EventId::new(attempt, seq), encoded.name, encoded.data)
@@ -159,7 +183,12 @@ mod tests {
     }
 
     fn started(attempt: u32) -> Event {
-        Event::Started { attempt, model: "m".into(), dropped_parameters: Vec::new() }
+        Event::Started {
+            attempt,
+            model: "m".into(),
+            dropped_parameters: Vec::new(),
+            prompt_begins_with: None,
+        }
     }
 
     #[test]

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Client, IntoConnectionInfo, ProtocolVersion, ServerErrorKind, Value};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use blocking::BlockingPool;
@@ -149,6 +150,8 @@ struct Inner {
     lane: Lane,
     ttl: Duration,
     maxlen: u64,
+    /// Histories are read in turn.
+    histories: Semaphore,
     stop: CancellationToken,
     /// The connections that there are.
     register: Register,
@@ -212,6 +215,7 @@ impl Streams {
                 lane,
                 ttl,
                 maxlen,
+                histories: Semaphore::new(history::AT_ONCE),
                 stop,
                 register,
             }),

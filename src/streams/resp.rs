@@ -183,14 +183,16 @@ pub(super) fn pages(reply: &Bytes) -> Vec<(Bytes, Page)> {
 }
 
 fn page(values: &mut Values<'_>) -> Option<Page> {
+    let before = values.0.len();
     let count = values.head(b'*')?;
-    let mut page = Page { entries: Vec::with_capacity(count.min(1024)), last: None, len: 0 };
+    let mut page = Page { entries: Vec::with_capacity(count.min(1024)), ..Page::default() };
     for _ in 0..count {
         let Some((id, entry)) = values.try_read(entry) else { continue };
         page.len += 1;
         page.last = id;
         page.entries.extend(entry);
     }
+    page.bytes = before - values.0.len();
     Some(page)
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::dead::{DeadLetter, age, clock};
 use super::entry::{page, raw_entries};
+use super::history::{FIRST_PAGE, next_page};
 use super::queue::Delivery;
 use super::{Error, Result, Streams, answered};
 use crate::domain::{Event, EventId, EventName, JobKind, StoredName, TaskId};
@@ -16,8 +17,6 @@ use crate::domain::{Event, EventId, EventName, JobKind, StoredName, TaskId};
 const PAGE: usize = 1_000;
 /// Jobs that are looked at in all.
 const JOBS: usize = 100_000;
-/// Events that one command asks for: they can be large.
-const EVENTS_PAGE: usize = 200;
 /// Events that are looked at in all: a stream has about 10,000 by default.
 const EVENTS: usize = 100_000;
 
@@ -191,13 +190,14 @@ impl Streams {
     }
 
     async fn read_events(&self, trace: &mut StreamTrace) -> Result<()> {
-        let (mut after, mut looked_at) = (EventId::START, 0);
+        let (mut after, mut looked_at, mut count) = (EventId::START, 0, FIRST_PAGE);
         while looked_at < EVENTS {
             let mut command = cmd("XRANGE");
-            command.arg(&trace.key).arg(format!("({after}")).arg("+").arg("COUNT").arg(EVENTS_PAGE);
+            command.arg(&trace.key).arg(format!("({after}")).arg("+").arg("COUNT").arg(count);
             let page = page(answered(self.connection().await?.send(&command).await?)?);
             let Some(last) = page.last else { break };
             looked_at += page.len;
+            count = next_page(count, page.bytes);
             for entry in &page.entries {
                 trace.first.get_or_insert_with(|| entry.id.to_string());
                 trace.last = Some(entry.id.to_string());

@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use super::Worker;
 use super::call::Call;
+use super::prompt;
 use super::running::Control;
 use super::streaming::{FLUSH, Streaming};
+use crate::domain::message::Parameters;
+use crate::domain::prompt::tidy;
 use crate::domain::task::code;
-use crate::domain::{Answer, EventId, TaskId, prompt};
+use crate::domain::{Answer, EventId, MessageId, TaskId};
 use crate::model::{ChatRequest, ModelError};
 use crate::store::{Begun, TaskError};
 use crate::streams::history::History;
@@ -34,14 +37,21 @@ pub(super) enum Outcome {
 }
 
 /// Runs an attempt that has begun.
-pub(super) async fn run(worker: &Worker, task: TaskId, begun: Begun, control: &Control) -> Outcome {
+pub(super) async fn run(
+    worker: &Worker,
+    task: TaskId,
+    mut begun: Begun,
+    control: &Control,
+) -> Outcome {
+    // They are kept no longer than the prompt.
+    let parameters = std::mem::take(&mut begun.parameters);
     let prepared = tokio::select! {
         biased;
         () = control.cancelled.cancelled() => {
             what_is_left(worker, task, Conclusion::Cancelled(None)).await
         }
         () = worker.grace_over.cancelled() => return Outcome::HandBack,
-        prepared = prepare(worker, task, &begun) => match prepared {
+        prepared = prepare(worker, task, &begun, parameters) => match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 tracing::error!(%error, "the attempt can't be prepared");
@@ -78,6 +88,8 @@ pub(super) struct Start {
     pub(super) call: Call,
     /// Parameters of the request that the model's profile leaves out.
     pub(super) dropped_parameters: Vec<String>,
+    /// The oldest message of the prompt, where older ones are left out.
+    pub(super) prompt_begins_with: Option<MessageId>,
     /// Readers have seen text of an earlier attempt.
     pub(super) shown_before: bool,
 }
@@ -94,7 +106,12 @@ fn leaves_to_newer(attempt: u32, written: u32, lease: Duration) -> Option<Durati
     (left < YIELDS).then(|| lease / YIELDS)
 }
 
-async fn prepare(worker: &Worker, task: TaskId, begun: &Begun) -> Result<Prepared, tasks::Error> {
+async fn prepare(
+    worker: &Worker,
+    task: TaskId,
+    begun: &Begun,
+    parameters: Parameters,
+) -> Result<Prepared, tasks::Error> {
     let mut shown_before = false;
     if begun.attempt > 1 {
         let history = patiently(|| worker.tasks.streams.history(task)).await?;
@@ -122,17 +139,22 @@ async fn prepare(worker: &Worker, task: TaskId, begun: &Begun) -> Result<Prepare
         let message = format!("The model {:?} is no longer configured.", begun.model);
         return Ok(what_is_left(worker, task, failure(code::UNKNOWN_MODEL, message)).await);
     };
-    let turns = patiently(|| worker.tasks.store.turns(begun.conversation, begun.message)).await?;
+    let Some((prompt, held)) = prompt::read(worker, begun).await? else {
+        let message = format!(
+            "The instructions and the newest message, with the tool calls that it answers, are larger than {} bytes.",
+            worker.options.max_prompt_bytes
+        );
+        return Ok(what_is_left(worker, task, failure(code::PROMPT_TOO_LARGE, message)).await);
+    };
     let is_own =
         |name: &str| worker.models.get(name).is_some_and(|other| other.upstream == model.upstream);
-    let request = ChatRequest {
-        model: model.remote.clone(),
-        turns: prompt::tidy(turns, is_own),
-        parameters: begun.parameters.clone(),
-    };
-    let call = Call::new(model.chat.clone(), request, begun.failures, &worker.options);
-    let dropped_parameters = model.profile.dropped(&begun.parameters);
-    Ok(Prepared::Call(Box::new(Start { call, dropped_parameters, shown_before })))
+    let dropped_parameters = model.profile.dropped(&parameters);
+    let prompt_begins_with = prompt.begins_with;
+    let request =
+        ChatRequest { model: model.remote.clone(), turns: tidy(prompt.turns, is_own), parameters };
+    let call = Call::new(model.chat.clone(), request, held, begun.failures, &worker.options);
+    let start = Start { call, dropped_parameters, prompt_begins_with, shown_before };
+    Ok(Prepared::Call(Box::new(start)))
 }
 
 /// Ends with what earlier attempts left, as far as Redis tells soon; if the

@@ -19,6 +19,7 @@ use crate::model::{ChatModel, ChatRequest, Delta, DeltaStream, ModelError};
 use tokio::time::{Instant, Sleep};
 
 use super::Options;
+use super::prompt::Held;
 
 /// How long usage may take to follow the finish reason.
 const USAGE_WAIT: Duration = Duration::from_secs(5);
@@ -26,7 +27,9 @@ const USAGE_WAIT: Duration = Duration::from_secs(5);
 /// A call in progress.
 pub(super) struct Call {
     model: Arc<dyn ChatModel>,
-    request: ChatRequest,
+    /// With the room that it takes. Gone once the model answers: it is not asked again
+    /// then.
+    request: Option<(Arc<ChatRequest>, Option<Held>)>,
     source: DeltaStream,
     /// When the model has been silent for too long.
     silent_at: Instant,
@@ -62,14 +65,16 @@ impl Call {
     pub(super) fn new(
         model: Arc<dyn ChatModel>,
         request: ChatRequest,
+        held: Option<Held>,
         failures: u32,
         options: &Options,
     ) -> Self {
+        let request = Arc::new(request);
         let source = open(model.clone(), request.clone(), Duration::ZERO);
         let silent_at = Instant::now() + options.model_idle_timeout;
         Self {
             model,
-            request,
+            request: Some((request, held)),
             source,
             silent_at,
             alarm: Box::pin(tokio::time::sleep_until(silent_at)),
@@ -119,6 +124,7 @@ impl Call {
                             self.finishes_early |=
                                 has_finished && !matches!(piece, Delta::Opaque(_));
                             self.said_something = true;
+                            self.request = None;
                             self.says_something_now = true;
                             self.wait_until(Instant::now() + self.idle_timeout);
                             return Poll::Ready(Said::Piece(piece));
@@ -176,14 +182,15 @@ impl Call {
     /// Counts a failure; nothing if the call is tried again.
     fn fail(&mut self, error: ModelError) -> Option<Said> {
         self.failures += 1;
-        if self.said_something || !error.retryable || self.failures >= self.max_failures {
+        let again = error.retryable && self.failures < self.max_failures;
+        let Some((request, _)) = self.request.as_ref().filter(|_| again) else {
             return Some(Said::Failed(error));
-        }
+        };
         let wait = wait(&self.retry, self.failures, &error);
         tracing::info!(%error, ?wait, "the model failed before its first token; calling it again");
         crate::metrics::attempt_retried(error.code);
+        self.source = open(self.model.clone(), request.clone(), wait);
         self.wait_until(Instant::now() + wait + self.idle_timeout);
-        self.source = open(self.model.clone(), self.request.clone(), wait);
         None
     }
 
@@ -221,7 +228,7 @@ fn incomplete() -> ModelError {
 }
 
 /// The call as a stream that begins after `wait`.
-fn open(model: Arc<dyn ChatModel>, request: ChatRequest, wait: Duration) -> DeltaStream {
+fn open(model: Arc<dyn ChatModel>, request: Arc<ChatRequest>, wait: Duration) -> DeltaStream {
     stream::once(async move {
         tokio::time::sleep(wait).await;
         model.answer(request).await
@@ -249,7 +256,7 @@ mod tests {
     struct Slow(u32, Duration);
 
     impl ChatModel for Slow {
-        fn answer(&self, _: ChatRequest) -> BoxFuture<'_, Result<DeltaStream, ModelError>> {
+        fn answer(&self, _: Arc<ChatRequest>) -> BoxFuture<'_, Result<DeltaStream, ModelError>> {
             let Self(words, pause) = *self;
             let words = stream::iter(0..words).then(move |_| async move {
                 tokio::time::sleep(pause).await;
@@ -263,7 +270,7 @@ mod tests {
         let cli = Cli::parse_from(["rill", "--model-idle-timeout", idle_timeout]);
         let request =
             ChatRequest { model: "m".into(), turns: Vec::new(), parameters: Default::default() };
-        Call::new(Arc::new(model), request, 0, &cli.options)
+        Call::new(Arc::new(model), request, None, 0, &cli.options)
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ mod exactness;
 mod heartbeat;
 pub(crate) mod hot;
 mod outbox;
+mod prompt;
 mod running;
 mod streaming;
 mod upkeep;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::running::Running;
+use crate::budget::Budget;
 use crate::config::Invalid;
 use crate::domain::retry::Backoff;
 use crate::domain::{JobKind, WorkerId};
@@ -62,6 +64,12 @@ pub struct Options {
     /// Bytes that an answer may have; a longer one fails
     #[arg(long, env = "RILL_ANSWER_CAP", default_value_t = 4 * 1024 * 1024)]
     pub answer_cap: usize,
+    /// Bytes of a prompt at most; a conversation's oldest messages are left out
+    #[arg(long, env = "RILL_MAX_PROMPT_BYTES", default_value_t = 4 * 1024 * 1024, value_parser = clap::value_parser!(u32).range(crate::store::SMALL_PROMPT as i64..=1024 * 1024 * 1024))]
+    pub max_prompt_bytes: u32,
+    /// Bytes of prompts above 64 KiB that a worker holds at the same time, until their answers begin
+    #[arg(long, env = "RILL_PROMPT_MEMORY", default_value_t = 64 * 1024 * 1024)]
+    pub prompt_memory: usize,
     /// How long running tasks may go on after SIGTERM before they are handed back
     #[arg(long, env = "RILL_DRAIN_GRACE", default_value = "25s", value_parser = crate::config::duration)]
     pub drain_grace: Duration,
@@ -79,6 +87,12 @@ impl Options {
                  shorten the heartbeat or lengthen the lease",
                 humantime::format_duration(self.heartbeat),
                 humantime::format_duration(self.lease),
+            )));
+        }
+        if self.prompt_memory < self.max_prompt_bytes as usize {
+            return Err(Invalid(format!(
+                "--prompt-memory {} has no room for a prompt of --max-prompt-bytes {}: raise it, or lower those",
+                self.prompt_memory, self.max_prompt_bytes,
             )));
         }
         let silence = self.model_idle_timeout.max(self.retry_max) + self.lease;
@@ -110,6 +124,8 @@ struct Worker {
     /// Free places for tasks.
     slots: Arc<Semaphore>,
     attempts: TaskTracker,
+    /// Room for large prompts.
+    prompt_memory: Budget,
     /// No more jobs are taken.
     draining: CancellationToken,
     /// Running tasks are handed back.
@@ -133,6 +149,7 @@ pub async fn run(
         running: Running::default(),
         slots: Arc::new(Semaphore::new(options.concurrency as usize)),
         attempts: TaskTracker::new(),
+        prompt_memory: Budget::new(options.prompt_memory),
         draining: shutdown.clone(),
         grace_over: CancellationToken::new(),
         tasks,

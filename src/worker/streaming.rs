@@ -15,7 +15,7 @@ use super::running::Control;
 use crate::domain::answer::Completion;
 use crate::domain::event::Encoded;
 use crate::domain::task::code;
-use crate::domain::{Event, EventId, TaskId};
+use crate::domain::{Event, EventId, MessageId, TaskId};
 use crate::metrics;
 use crate::model::{Delta, ModelError, without_nul};
 use crate::store::{Begun, RetryOutcome, TaskError};
@@ -62,6 +62,8 @@ pub(super) struct Streaming<'a> {
     call: Call,
     /// Parameters of the request that the model's profile leaves out.
     dropped_parameters: Vec<String>,
+    /// The oldest message of the prompt, where older ones are left out.
+    prompt_begins_with: Option<MessageId>,
     /// Readers have seen text of an earlier attempt.
     shown_before: bool,
     /// The model has finished.
@@ -72,7 +74,7 @@ pub(super) struct Streaming<'a> {
 
 impl<'a> Streaming<'a> {
     pub(super) fn new(worker: &'a Worker, task: TaskId, begun: &'a Begun, start: Start) -> Self {
-        let Start { call, dropped_parameters, shown_before } = start;
+        let Start { call, dropped_parameters, prompt_begins_with, shown_before } = start;
         let log = worker.tasks.streams.log(task, begun.fence());
         Self {
             worker,
@@ -86,6 +88,7 @@ impl<'a> Streaming<'a> {
             sending: EventId::new(begun.attempt, 0),
             call,
             dropped_parameters,
+            prompt_begins_with,
             shown_before,
             completion: None,
             has_written: false,
@@ -113,6 +116,7 @@ impl<'a> Streaming<'a> {
             attempt: self.begun.attempt,
             model: self.begun.model.clone(),
             dropped_parameters: std::mem::take(&mut self.dropped_parameters),
+            prompt_begins_with: self.prompt_begins_with,
         };
         self.append(started.encode());
         let (worker, remaining) = (self.worker, self.begun.remaining);

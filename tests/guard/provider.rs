@@ -47,7 +47,7 @@ impl Answering {
             turns: Vec::new(),
             parameters: rill::domain::message::Parameters::default(),
         };
-        let deltas = runtime.block_on(model.answer(request)).expect("an answer");
+        let deltas = runtime.block_on(model.answer(request.into())).expect("an answer");
         Self { runtime, deltas, say }
     }
 

@@ -7,6 +7,7 @@
 mod answers;
 mod base_path;
 mod browsers;
+mod bytes;
 mod cancel;
 mod chaos;
 mod compose;

@@ -163,12 +163,13 @@ async fn a_prompt_is_the_path_from_the_root_to_the_named_parent() {
     let store = app.store();
     let said = async |posted: &Posted| -> Vec<String> {
         let conversation = conversation.parse().expect("an ID");
-        let turns = store.turns(conversation, posted.message.parse().expect("an ID")).await;
+        let message = posted.message.parse().expect("an ID");
+        let prompt = store.small_prompt(conversation, message).await.expect("a prompt");
         let user = |turn: Turn| match turn {
             Turn::User(Content::Text(text)) => text.split(" [[").next().map(str::to_owned),
             _ => None,
         };
-        turns.expect("a prompt").into_iter().filter_map(user).collect()
+        prompt.expect("a small one").turns.into_iter().filter_map(user).collect()
     };
     assert_eq!(said(&first).await, ["one"]);
     assert_eq!(said(&second).await, ["one", "two"]);
@@ -405,8 +406,9 @@ async fn a_path_of_two_thousand_messages_is_a_prompt_and_a_longer_one_loses_its_
     .await
     .expect("inserts");
     let conversation = conversation.parse().expect("an ID");
-    let turns =
-        app.store().turns(conversation, rill::domain::MessageId(last)).await.expect("a prompt");
+    let last = rill::domain::MessageId(last);
+    let prompt = app.store().small_prompt(conversation, last).await.expect("a prompt");
+    let turns = prompt.expect("a small one").turns;
     assert_eq!(turns.len(), 2_000);
     assert!(format!("{:?}", turns[0]).contains("m100"), "{:?}", turns[0]);
     assert!(format!("{:?}", turns[1_999]).contains("m2099"), "{:?}", turns[1_999]);

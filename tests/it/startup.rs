@@ -230,5 +230,8 @@ async fn options_that_do_not_fit_together_are_refused_with_what_to_change() {
     let silence = [("RILL_STREAM_TTL", "70s")];
     let says = ["--stream-ttl 1m 10s must be longer", "lengthen it, or shorten those"];
     refuses(&app, "worker", &silence, &says).await;
+    let prompts = [("RILL_MAX_PROMPT_BYTES", "2000000"), ("RILL_PROMPT_MEMORY", "1000000")];
+    let says = ["--prompt-memory 1000000 has no room for a prompt of --max-prompt-bytes 2000000"];
+    refuses(&app, "worker", &prompts, &says).await;
     refuses(&app, "api", &[("RILL_STREAM_TTL", "1s")], &["--stream-ttl 1s is too short"]).await;
 }

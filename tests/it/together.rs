@@ -106,7 +106,7 @@ async fn messages_that_are_accepted_together_are_each_accepted_once() {
     assert_eq!(calls(&app, &before, "WITH conversation AS").await, 3, "one, and one a repeat");
     for conversation in [said[0], said[2]] {
         let stored = store.messages(AccountId::BUILT_IN, conversation, None, 100).await;
-        let stored = stored.expect("reads").expect("a conversation");
+        let stored = stored.expect("reads").expect("a conversation").items;
         let said: Vec<_> = stored.iter().filter_map(|m| m.content.clone()).collect();
         let expected: &[_] =
             if conversation == all[0].conversation { &["plain", "second", "third"] } else { &[] };
@@ -228,7 +228,7 @@ async fn attempts_that_begin_together_are_each_begun_as_if_alone() {
         let Begin::Begun(begun) = begun.expect("an answer") else { panic!("not begun") };
         assert_eq!(begun.attempt, 1);
     }
-    let prompts = tasks.iter().map(|task| store.turns(task.conversation, task.message));
+    let prompts = tasks.iter().map(|task| store.small_prompt(task.conversation, task.message));
     for (n, turns) in join_all(prompts).await.into_iter().enumerate() {
         let turns = serde_json::to_string(&format!("{:?}", turns.expect("a prompt")));
         assert!(turns.expect("text").contains(&format!("number {n}")));
@@ -283,7 +283,7 @@ async fn ends_that_are_committed_together_are_each_committed_as_if_alone() {
     let answers = [Some("zero"), Some("one"), Some("two"), None, None];
     for (task, answer) in tasks.iter().zip(answers) {
         let stored = store.messages(AccountId::BUILT_IN, task.conversation, None, 100).await;
-        let stored = stored.expect("reads").expect("a conversation");
+        let stored = stored.expect("reads").expect("a conversation").items;
         assert_eq!(stored[1].answer.as_deref(), answer);
     }
     let failed = store.task(AccountId::BUILT_IN, tasks[2].task).await.expect("reads");

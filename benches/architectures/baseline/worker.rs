@@ -133,7 +133,7 @@ impl<D: Design> Shared<D> {
         let turns = self.records.turns(job).await?;
         let model = "simulator".to_owned();
         let request = ChatRequest { model, turns, parameters: Parameters::default() };
-        let mut deltas = self.model.answer(request).await?;
+        let mut deltas = self.model.answer(request.into()).await?;
         let mut finish_reason = None;
         while let Some(delta) = timeout(SILENCE, deltas.next()).await.context("silence")? {
             match delta? {

@@ -49,7 +49,7 @@ async fn ask(model: &OpenAi, status: u16, body: Bytes, piece: u8) -> Outcome {
     let request =
         ChatRequest { model: "m".into(), turns: Vec::new(), parameters: Parameters::default() };
     let mut outcome = Outcome::default();
-    match model.ask(request, send).await {
+    match model.ask(request.into(), send).await {
         Err(error) => outcome.error = Some(error),
         Ok(mut deltas) => {
             while let Some(delta) = deltas.next().await {

@@ -143,7 +143,7 @@ impl OpenAi {
     /// server refuses what can be said otherwise.
     async fn ask<F>(
         &self,
-        request: ChatRequest,
+        request: Arc<ChatRequest>,
         send: impl Fn(HttpRequestFactory, Option<Secret>) -> F + Clone + Send + Sync + 'static,
     ) -> Result<Deltas, ModelError>
     where
@@ -277,7 +277,7 @@ impl fmt::Debug for OpenAi {
 }
 
 impl ChatModel for OpenAi {
-    fn answer(&self, request: ChatRequest) -> BoxFuture<'_, Result<DeltaStream, ModelError>> {
+    fn answer(&self, request: Arc<ChatRequest>) -> BoxFuture<'_, Result<DeltaStream, ModelError>> {
         Box::pin(async move {
             let this = self.clone();
             let send = move |request, key| this.clone().send(request, key);

@@ -32,7 +32,7 @@ fn user(prompt: &str) -> ChatRequest {
 async fn ask(model: &OpenAi, request: ChatRequest) -> Outcome {
     let mut outcome = Outcome::default();
     let asked = async {
-        let mut deltas = match model.answer(request).await {
+        let mut deltas = match model.answer(request.into()).await {
             Ok(deltas) => deltas,
             Err(error) => return outcome.error = Some(error),
         };
@@ -236,7 +236,7 @@ async fn a_chunk_of_another_form_is_not_repeated_either() {
 async fn a_stall_is_silence_and_leaving_it_drops_the_connection() {
     let simulator = TestSimulator::start().await;
     let model = model(&simulator.url("/v1"), None);
-    let mut deltas = model.answer(user("[[stall=2]]")).await.expect("an answer");
+    let mut deltas = model.answer(user("[[stall=2]]").into()).await.expect("an answer");
     for _ in 0..2 {
         timeout(SOON, next(&mut deltas)).await.expect("in time");
     }
@@ -262,7 +262,7 @@ async fn who_does_not_read_holds_the_server_up() {
     let simulator = TestSimulator::start().await;
     let model = model(&simulator.url("/v1"), None);
     let prompt = format!("[[chunk=10000]][[ttft=100ms]][[echo]]{text}");
-    let mut deltas = model.answer(user(&prompt)).await.expect("an answer");
+    let mut deltas = model.answer(user(&prompt).into()).await.expect("an answer");
     // Someone who waited for more, and then had other things to do.
     assert!(timeout(Duration::from_millis(10), next(&mut deltas)).await.is_err());
     tokio::time::sleep(Duration::from_millis(300)).await;

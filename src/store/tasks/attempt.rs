@@ -11,7 +11,7 @@ use super::{TaskError, attempt, corrupt};
 use crate::domain::message::Parameters;
 use crate::domain::{ClaimId, ConversationId, Fence, MessageId, TaskId, Usage, WorkerId};
 use crate::store::line::Line;
-use crate::store::together::{BRIEFLY, Statement, each};
+use crate::store::together::{BRIEFLY, Statement, each, weight_of};
 use crate::store::{Result, Store, bounded, interval};
 
 /// What a claimed job turned out to be.
@@ -274,6 +274,11 @@ impl Statement for BeginAttempt {
 
     fn changes(claim: &Claim) -> Option<Uuid> {
         Some(claim.task.0)
+    }
+
+    /// Its answer has the request's parameters.
+    fn weight(_: &Claim) -> usize {
+        weight_of(0)
     }
 
     async fn run(&self, questions: &[Claim]) -> Result<Vec<Result<Begin>>> {

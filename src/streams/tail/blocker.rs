@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Pipeline, Value, cmd};
 
 use super::hinted::{Reading, deliver};
+use super::sizing::Sizing;
 use super::{RETRY, Shared};
 use crate::log_limit::LogLimit;
 use crate::metrics::Way;
@@ -43,6 +44,7 @@ pub(super) async fn run(shared: Arc<Shared>, pool: BlockingPool, shard: usize) {
         turn: 0,
         look_at: Instant::now() + QUIET,
         doubtful: true,
+        sizing: Sizing::default(),
         shard,
         shared,
         pool,
@@ -53,6 +55,7 @@ pub(super) async fn run(shared: Arc<Shared>, pool: BlockingPool, shard: usize) {
             Ok(()) => failures = 0,
             Err(error) => {
                 failures += 1;
+                reader.sizing.fail();
                 if let Some(skipped) = LIMIT.pass() {
                     tracing::warn!(%error, skipped, "a blocking read failed; trying again");
                 }
@@ -75,6 +78,7 @@ struct Reader {
     look_at: Instant,
     /// There may be streams to wait for though hints come.
     doubtful: bool,
+    sizing: Sizing,
 }
 
 impl Reader {
@@ -115,12 +119,13 @@ impl Reader {
             self.rung = heard.id;
         }
         let news = news.into_iter().map(|(key, stream)| (key, page(stream))).collect();
-        deliver(&shared, Way::Block, news, &keys, COUNT);
+        let brought = deliver(&shared, Way::Block, news, &keys, self.count(&keys));
+        self.sizing.learn(brought.entries, brought.bytes);
         Ok(())
     }
 
     /// Reads the streams that hints come for, and came for none lately.
-    async fn look(&self) -> Result<()> {
+    async fn look(&mut self) -> Result<()> {
         if !self.shared.is_hinted() {
             return Ok(());
         }
@@ -130,16 +135,18 @@ impl Reader {
             .filter(|feed| feed.is_quiet(now, QUIET))
             .cloned()
             .collect();
-        for feeds in quiet.chunks(KEYS) {
+        for feeds in quiet.chunks(self.sizing.keys(KEYS)) {
             let keys: Vec<_> = feeds
                 .iter()
                 .map(|feed| Reading { after: feed.read(), feed: feed.clone() })
                 .collect();
             let mut command = cmd("XREAD");
-            command.arg("COUNT").arg(COUNT).arg("STREAMS");
+            let count = self.count(&keys);
+            command.arg("COUNT").arg(count).arg("STREAMS");
             add_streams(&mut command, None, &keys);
             let answer = answered(self.pool.read(&command, Duration::ZERO).await?)?;
-            deliver(&self.shared, Way::Look, pages(answer), &keys, COUNT);
+            let brought = deliver(&self.shared, Way::Look, pages(answer), &keys, count);
+            self.sizing.learn(brought.entries, brought.bytes);
         }
         Ok(())
     }
@@ -157,21 +164,27 @@ impl Reader {
             .cloned()
             .collect();
         self.doubtful = !waiting.is_empty();
-        let rounds = waiting.len().div_ceil(KEYS).max(1);
+        let most = self.sizing.keys(KEYS);
+        let rounds = waiting.len().div_ceil(most).max(1);
         if rounds > 1 {
             waiting.sort_unstable_by_key(|feed| feed.task);
             self.turn = (self.turn + 1) % rounds;
-            waiting = waiting.into_iter().skip(self.turn * KEYS).take(KEYS).collect();
+            waiting = waiting.into_iter().skip(self.turn * most).take(most).collect();
         }
         let readings =
             waiting.into_iter().map(|feed| Reading { after: feed.read(), feed }).collect();
         (readings, u32::try_from(rounds).unwrap_or(u32::MAX))
     }
 
+    /// Entries of each stream of the next read.
+    fn count(&self, keys: &[Reading]) -> usize {
+        self.sizing.count(keys.len(), COUNT)
+    }
+
     async fn read(&self, keys: &[Reading], block: Duration) -> Result<Value> {
         let millis = u64::try_from(block.as_millis()).unwrap_or(1000).max(1);
         let mut command = cmd("XREAD");
-        command.arg("COUNT").arg(COUNT).arg("BLOCK").arg(millis).arg("STREAMS");
+        command.arg("COUNT").arg(self.count(keys)).arg("BLOCK").arg(millis).arg("STREAMS");
         add_streams(&mut command, Some((&self.bell, &self.rung)), keys);
         answered(self.pool.read(&command, block).await?)
     }

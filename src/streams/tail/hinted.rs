@@ -13,6 +13,7 @@ use bytes::Bytes;
 use redis::Cmd;
 
 use super::feed::Feed;
+use super::sizing::Sizing;
 use super::{Hints, PAGE, RETRY, Shared};
 use crate::domain::EventId;
 use crate::log_limit::LogLimit;
@@ -62,24 +63,24 @@ impl Shared {
 /// Reads whatever is marked, all of it in one command, for ever.
 pub(super) async fn read_dirty(shared: Arc<Shared>) {
     static LIMIT: LogLimit = LogLimit::new();
-    let mut failures = 0;
+    let mut sizing = Sizing::default();
     loop {
-        let batch = take_batch(&shared);
+        let batch = take_batch(&shared, sizing.keys(BATCH));
         if batch.is_empty() {
             shared.dirtied.notified().await;
             continue;
         }
-        match read(&shared, &batch, failures).await {
-            Ok(()) => failures = 0,
+        match read(&shared, &batch, &sizing).await {
+            Ok(brought) => sizing.learn(brought.entries, brought.bytes),
             Err(error) => {
                 for reading in &batch {
                     shared.mark(&reading.feed);
                 }
-                failures += 1;
+                sizing.fail();
                 if let Some(skipped) = LIMIT.pass() {
                     tracing::warn!(%error, skipped, "task streams can't be read; trying again");
                 }
-                tokio::time::sleep(RETRY.delay(failures, rand::random())).await;
+                tokio::time::sleep(RETRY.delay(sizing.failures(), rand::random())).await;
             }
         }
     }
@@ -91,12 +92,12 @@ pub(super) struct Reading {
     pub(super) after: EventId,
 }
 
-fn take_batch(shared: &Shared) -> Vec<Reading> {
+fn take_batch(shared: &Shared, keys: usize) -> Vec<Reading> {
     let mut batch = Vec::new();
-    while batch.len() < BATCH {
+    while batch.len() < keys {
         let feeds: Vec<Arc<Feed>> = {
             let mut dirty = lock(&shared.dirty);
-            let count = dirty.len().min(BATCH - batch.len());
+            let count = dirty.len().min(keys - batch.len());
             dirty.drain(..count).collect()
         };
         if feeds.is_empty() {
@@ -109,10 +110,9 @@ fn take_batch(shared: &Shared) -> Vec<Reading> {
     batch
 }
 
-async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {
-    // Many streams at once share one answer's size; less of it after a failure,
-    // which may be that the answer was too large to arrive in time.
-    let count = ((ENTRIES / batch.len()) >> failures.min(6)).clamp(1, PAGE);
+async fn read(shared: &Shared, batch: &[Reading], sizing: &Sizing) -> Result<Brought> {
+    // Many streams at once share one answer's size.
+    let count = sizing.count(batch.len(), (ENTRIES / batch.len()).min(PAGE));
     let bytes = batch.first().map_or(0, |reading| reading.feed.key.len() + ID);
     let mut command = Cmd::with_capacity(4 + 2 * batch.len(), batch.len() * bytes);
     command.arg("XREAD").arg("COUNT").arg(count).arg("STREAMS");
@@ -122,8 +122,14 @@ async fn read(shared: &Shared, batch: &[Reading], failures: u32) -> Result<()> {
     for reading in batch {
         command.arg(&*reading.after.text());
     }
-    deliver(shared, Way::Hint, shared.reads.read(&command).await?, batch, count);
-    Ok(())
+    Ok(deliver(shared, Way::Hint, shared.reads.read(&command).await?, batch, count))
+}
+
+/// What a read brought, of all streams.
+#[derive(Debug, Default)]
+pub(super) struct Brought {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
 }
 
 /// Hands what was read of several keys to their feeds, which are in the order of
@@ -134,13 +140,14 @@ pub(super) fn deliver(
     pages: Vec<(Bytes, Page)>,
     batch: &[Reading],
     count: usize,
-) {
-    let mut total = 0;
+) -> Brought {
+    let mut brought = Brought::default();
     let mut readings = batch.iter();
     for (key, page) in pages {
         let reading = readings.by_ref().find(|reading| key == reading.feed.key);
         let Some(Reading { feed, after }) = reading else { continue };
-        total += page.len;
+        brought.entries += page.len;
+        brought.bytes += page.bytes;
         if !feed.deliver(*after, &page) || page.len >= count {
             shared.mark(feed);
         }
@@ -150,7 +157,8 @@ pub(super) fn deliver(
             shared.shards[feed.shard].joined.notify_one();
         }
     }
-    metrics::tail_read(way, total);
+    metrics::tail_read(way, brought.entries);
+    brought
 }
 
 /// Keeps the channel of hints subscribed to, for ever.

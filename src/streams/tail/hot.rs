@@ -39,7 +39,7 @@ impl FanOut {
     /// Hands out what one read brought; what each viewer then takes.
     pub fn deliver(&self, entries: Vec<Entry>) -> impl Iterator<Item = Vec<Entry>> {
         let last = entries.last().map(|entry| entry.id);
-        let page = Page { len: entries.len(), last, entries };
+        let page = Page { len: entries.len(), last, entries, bytes: 0 };
         self.feed.deliver(self.feed.read(), &page);
         self.mailboxes.iter().map(|mailbox| took(mailbox))
     }

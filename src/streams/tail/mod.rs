@@ -19,6 +19,7 @@ mod blocker;
 mod feed;
 mod hinted;
 pub(crate) mod hot;
+mod sizing;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -43,6 +43,7 @@ impl Writer {
             attempt: self.attempt,
             model: "m".into(),
             dropped_parameters: Vec::new(),
+            prompt_begins_with: None,
         };
         self.append(redis, reference, &started.encode(), true);
     }
