@@ -190,7 +190,7 @@ impl Messages {
         traceparent: Option<String>,
         body: JsonBody<NewMessage>,
     ) -> Result<Accepted, Problem> {
-        let said = new_message::judge(&body)?;
+        let said = new_message::judge(&body, self.0.options.image_urls)?;
         let model = self.model(body.value.model.as_deref())?;
         if said.role == Role::Tool {
             let store = &self.0.tasks.store;

@@ -21,6 +21,7 @@ mod failure;
 pub(crate) mod fuzz;
 mod health;
 mod ids;
+mod image_url;
 mod messages;
 mod models;
 mod new_message;

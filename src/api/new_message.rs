@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::body::JsonBody;
 use super::content::{self, Content, ToolResult};
 use super::extract::RawHeader;
+use super::image_url::ImageUrls;
 use super::parameters::{self, NamedToolChoice, ResponseFormat, Tool};
 use super::problem::{Code, FieldError, Problem};
 use super::union::TextOr;
@@ -110,7 +111,7 @@ pub(super) struct Said {
 }
 
 /// Everything about a message that can be judged without the database.
-pub(super) fn judge(body: &JsonBody<NewMessage>) -> Result<Said, Problem> {
+pub(super) fn judge(body: &JsonBody<NewMessage>, images: ImageUrls) -> Result<Said, Problem> {
     let field = |name: &str| body.raw.get(name).map_or("null", RawValue::get).to_owned();
     let message = &body.value;
     let parent = match message.parent_id {
@@ -125,7 +126,7 @@ pub(super) fn judge(body: &JsonBody<NewMessage>) -> Result<Said, Problem> {
             if !empty.is_empty() {
                 return Err(Problem::body(Code::EmptyContent, empty));
             }
-            errors.extend(content::invalid(content));
+            errors.extend(content::invalid(content, images));
             Said { role: Role::User, parent, content: field("content"), answers: Vec::new() }
         }
         (None, Some(results)) => {
@@ -189,7 +190,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn judged(json: Value) -> Result<Said, Problem> {
-        judge(&JsonBody::parse(json.to_string().as_bytes()).expect("a message"))
+        judge(&JsonBody::parse(json.to_string().as_bytes()).expect("a message"), ImageUrls::Public)
     }
 
     fn code(json: Value) -> Code {

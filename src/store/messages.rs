@@ -96,7 +96,7 @@ impl Store {
                        m.tool_calls AS "tool_calls: Json<Vec<ToolCall>>",
                        m.finish_reason, m.created_at AS "created_at?",
                        t.id AS "task_id?", t.status AS "status?", t.attempt AS "attempt?",
-                       t.error_code, t.error_message
+                       t.error_code, t.final_data::json ->> 'message' AS told
                 FROM conversations c
                 LEFT JOIN LATERAL (
                     SELECT * FROM messages
@@ -330,7 +330,7 @@ struct MessageRow {
     status: Option<String>,
     attempt: Option<i64>,
     error_code: Option<String>,
-    error_message: Option<String>,
+    told: Option<String>,
 }
 
 impl MessageRow {
@@ -342,9 +342,7 @@ impl MessageRow {
             (Some(id), Some(status), Some(attempt)) => Some((id, status, attempt)),
             _ => None,
         };
-        let error = self
-            .error_code
-            .map(|code| TaskError { code, message: self.error_message.unwrap_or_default() });
+        let error = self.error_code.map(|code| TaskError::told(code, self.told));
         Some((|| {
             Ok(StoredMessage {
                 id: MessageId(id),

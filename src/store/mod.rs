@@ -33,7 +33,7 @@ pub use inspect::{Letter, TaskCounts, TaskStory, WorkerView};
 pub use messages::{MessageTask, NewPrompt, StoredMessage};
 pub use tasks::{
     Accepted, Begin, Begun, EndOutcome, Ending, Final, Idempotency, NewTask, Orphan, Parent,
-    Requeued, RetryOutcome, StreamEnd, StreamPlace, Task, TaskError,
+    Requeued, RetryOutcome, SUSPECT, StreamEnd, StreamPlace, Task, TaskError,
 };
 pub use workers::Beat;
 
