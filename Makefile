@@ -68,6 +68,10 @@ compatibility: ## the released binary beside this one, under chaos; CHAOS_SECOND
 	    CHAOS_SECONDS=$${CHAOS_SECONDS:-120} CHAOS_TASKS=$${CHAOS_TASKS:-60} \
 	    scripts/with-services scripts/test rust -- --test it -- --nocapture chaos::under
 
+.PHONY: stops
+stops: ## how long a stop takes, 20 ms from Redis
+	@scripts/with-services scripts/test rust -- --test it -- --nocapture --ignored cancel::stop_times
+
 .PHONY: recovery
 recovery: ## how long readers wait when something dies
 	@scripts/with-services scripts/test rust -- --test it -- --nocapture --ignored recovery::

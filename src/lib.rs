@@ -94,4 +94,5 @@ pub mod streams;
 mod sync;
 pub mod tasks;
 pub mod telemetry;
+pub mod text;
 pub mod worker;

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // For people: what is wrong and what to do, without a backtrace.
-            eprintln!("rill: {error:#}");
+            eprintln!("rill: {}", rill::text::lines(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

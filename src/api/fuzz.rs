@@ -58,7 +58,7 @@ pub(crate) fn message(input: &[u8]) {
             return;
         }
     };
-    let Ok(said) = judge(&body) else { return };
+    let Ok(said) = judge(&body, super::image_url::ImageUrls::Any) else { return };
     assert!(body.value.content.is_some() != body.value.tool_results.is_some());
     let passed_on = passed_on(&body.raw);
     assert!(!passed_on.iter().any(|(_, value)| value.get() == "null"));

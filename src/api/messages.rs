@@ -14,6 +14,7 @@ use super::conversations::not_found;
 use super::extract::{Account, Limit, RawHeader, TraceParent};
 use super::failure::{Failure, failures};
 use super::field_error::FieldError;
+use super::image_url::ImageUrls;
 use super::new_message::{self, NewMessage, Said};
 use super::parameters;
 use super::problem::{Code, Problem};
@@ -184,8 +185,9 @@ impl Prepared {
         conversation: ConversationId,
         key: Option<String>,
         body: &JsonBody<NewMessage>,
+        images: ImageUrls,
     ) -> Result<Self, Problem> {
-        let said = new_message::judge(body)?;
+        let said = new_message::judge(body, images)?;
         let idempotency = key.map(|key| {
             let hash = request_hash(conversation.0.as_bytes(), &body.raw.to_json());
             Idempotency { key, hash }
@@ -218,9 +220,12 @@ impl Messages {
         mut body: JsonBody<NewMessage>,
     ) -> Result<Accepted, Problem> {
         let _held = body.held.take();
+        let images = self.0.options.image_urls;
         let prepared = {
             let key = key.clone();
-            work_on(body.raw.text_len(), move || Prepared::of(conversation, key, &body)).await??
+            let length = body.raw.text_len();
+            let prepare = move || Prepared::of(conversation, key, &body, images);
+            work_on(length, prepare).await??
         };
         let Prepared { said, model, parameters, idempotency } = prepared;
         let model = self.model(model.as_deref())?;

@@ -25,6 +25,7 @@ pub(crate) mod fuzz;
 mod guard;
 mod health;
 mod ids;
+mod image_url;
 mod json_object;
 mod media_type;
 mod messages;

@@ -12,6 +12,7 @@ use super::body::JsonBody;
 use super::content::{self, Content, ToolResult};
 use super::extract::{RawHeader, once};
 use super::field_error::{FieldError, FieldErrors};
+use super::image_url::ImageUrls;
 use super::parameters::{self, NamedToolChoice, ResponseFormat, Tool};
 use super::problem::{Code, Problem};
 use super::union::TextOr;
@@ -111,7 +112,7 @@ pub(super) struct Said {
 }
 
 /// Everything about a message that can be judged without the database.
-pub(super) fn judge(body: &JsonBody<NewMessage>) -> Result<Said, Problem> {
+pub(super) fn judge(body: &JsonBody<NewMessage>, images: ImageUrls) -> Result<Said, Problem> {
     let field = |name: &str| body.raw.get(name).map_or("null", RawValue::get).to_owned();
     let message = &body.value;
     let parent = match message.parent_id {
@@ -126,7 +127,7 @@ pub(super) fn judge(body: &JsonBody<NewMessage>) -> Result<Said, Problem> {
             if !empty.is_empty() {
                 return Err(Problem::body(Code::EmptyContent, empty));
             }
-            errors.append(content::invalid(content));
+            errors.append(content::invalid(content, images));
             Said { role: Role::User, parent, content: field("content"), answers: Vec::new() }
         }
         (None, Some(results)) => {
@@ -202,7 +203,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn judged(json: Value) -> Result<Said, Problem> {
-        judge(&JsonBody::parse(json.to_string().as_bytes()).expect("a message"))
+        judge(&JsonBody::parse(json.to_string().as_bytes()).expect("a message"), ImageUrls::Public)
     }
 
     fn code(json: Value) -> Code {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::image_url::ImageUrls;
 use super::public_url::PublicUrl;
 use crate::config::{self, Invalid};
 use crate::http::{self, Limits};
@@ -51,6 +52,9 @@ pub struct Options {
     /// proxies (most cut after 60 s) keep it open and clients know that it lives; 30s at most
     #[arg(long, env = "RILL_PING_INTERVAL", default_value = "15s", value_parser = ping_interval)]
     pub ping_interval: Duration,
+    /// Which image URLs messages may have, beside data: ones; the model's server fetches them
+    #[arg(long, env = "RILL_IMAGE_URLS", default_value = "public")]
+    pub image_urls: ImageUrls,
     /// Origins whose pages may use the API.
     #[arg(
         long = "cors-origin",

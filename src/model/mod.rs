@@ -57,8 +57,10 @@ pub enum Delta {
 pub struct ModelError {
     /// One of [`crate::domain::task::code`].
     pub code: &'static str,
-    /// For people; names no secret.
+    /// For operators; names no secret.
     pub message: String,
+    /// For users, where that is something else.
+    pub told: Option<String>,
     /// Repeating the call may help.
     pub retryable: bool,
     /// The server's `Retry-After`.

@@ -17,6 +17,7 @@ use crate::domain::TaskId;
 use crate::store::Letter;
 use crate::streams::dead::{DeadLetter, is_letter};
 use crate::tasks::Requeued;
+use crate::text::one_line;
 
 /// `rill dead`.
 #[derive(Debug, Clone, clap::Args)]
@@ -208,10 +209,10 @@ fn human_list(view: &List, known: bool) -> String {
 
 /// A line of a table.
 fn short(why: &str) -> String {
-    let line = why.replace(['\n', '\r', '\t'], " ");
+    let line = one_line(why);
     match line.char_indices().nth(100) {
         Some((at, _)) => format!("{}…", &line[..at]),
-        None => line,
+        None => line.into_owned(),
     }
 }
 
@@ -231,14 +232,12 @@ async fn show(desk: &mut Desk, id: &str) -> Result<()> {
 fn human_letter(row: &Row, known: bool) -> String {
     let letter = &row.letter;
     let mut text = format!("Letter        {} ({} ago)\n", letter.letter, span(letter.age_ms));
-    text += &format!("Why           {}\n", letter.why);
+    text += &format!("Why           {}\n", one_line(&letter.why));
     let Some(task) = letter.task else {
         let entry = letter.entry.as_deref().unwrap_or("-");
         text += &format!("Job           {entry}, which names no task\n");
         if let Some(job) = &letter.job {
-            // Anybody may have written it: nothing of it is for the terminal.
-            let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-            text += &format!("Fields        {}\n", job.chars().map(shown).collect::<String>());
+            text += &format!("Fields        {}\n", one_line(job));
         }
         return text
             + "\nNobody waits for it. Who else writes to the job stream? Then: rill dead drop "
@@ -253,10 +252,10 @@ fn human_letter(row: &Row, known: bool) -> String {
                 false => "Now           not known: PostgreSQL can't be asked\n",
             };
     };
-    text += &format!("Now           {}, model {}\n", now.status, now.model);
+    text += &format!("Now           {}, model {}\n", now.status, one_line(&now.model));
     if let Some(code) = &now.error_code {
         let message = now.error_message.as_deref().unwrap_or_default();
-        text += &format!("Error         {code}: {message}\n");
+        text += &format!("Error         {code}: {}\n", one_line(message));
     }
     text += &format!("Conversation  {}\n", now.conversation_id);
     match now.asked_again_as {

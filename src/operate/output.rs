@@ -1,20 +1,26 @@
 //! What the commands print: tables with aligned columns, ages, JSON. A reader
-//! that goes away (`| head`) is no error.
+//! that goes away (`| head`) is no error. Nothing that is printed acts on a terminal.
 
 use std::io::Write;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::text::{self as chars, one_line};
+
 /// Prints text.
 pub(super) fn text(text: &str) {
+    write(&chars::lines(text));
+}
+
+fn write(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", text.trim_end());
 }
 
 /// Prints a view for scripts.
 pub(super) fn json(view: &impl Serialize) {
-    text(&serde_json::to_string_pretty(view).unwrap_or_default());
+    write(&chars::json(&serde_json::to_string_pretty(view).unwrap_or_default()));
 }
 
 /// Rows of cells. Columns are as wide as they need be; those whose cells below
@@ -22,7 +28,9 @@ pub(super) fn json(view: &impl Serialize) {
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut all = vec![head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
     all.extend_from_slice(rows);
-    let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
+    let cell = |row: &[String], column: usize| {
+        row.get(column).map(|cell| one_line(cell).into_owned()).unwrap_or_default()
+    };
     let widths: Vec<_> = (0..head.len())
         .map(|column| all.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0))
         .collect();

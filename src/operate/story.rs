@@ -6,13 +6,14 @@ use super::output::{count, maybe, span};
 use crate::domain::{TaskId, WorkerId};
 use crate::store::TaskStory;
 use crate::streams::trace::{AttemptTrace, JobTrace, StreamTrace, Trace};
+use crate::text::one_line;
 
 /// Lines of a name and what there is to say.
 struct Lines(String);
 
 impl Lines {
     fn add(&mut self, name: &str, what: impl AsRef<str>) {
-        self.0 += &format!("{name:<13} {}\n", what.as_ref());
+        self.0 += &format!("{name:<13} {}\n", one_line(what.as_ref()));
     }
 }
 

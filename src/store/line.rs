@@ -68,10 +68,10 @@ impl Line {
     /// When there is none within three seconds.
     pub(super) async fn hold(&self) -> Result<Held<'_>> {
         let mut line = self.idle.lock().await;
-        if let Some(idle) = line.take() {
-            if let Some(Idle { connection, opened, tried }) = idle.trusted().await {
-                return Ok(Held { line, connection, opened, tried });
-            }
+        if let Some(idle) = line.take()
+            && let Some(Idle { connection, opened, tried }) = idle.trusted().await
+        {
+            return Ok(Held { line, connection, opened, tried });
         }
         let deadline = Instant::now() + ACQUIRE_LIMIT;
         loop {

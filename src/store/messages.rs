@@ -98,7 +98,8 @@ impl Store {
                        m.tool_calls AS "tool_calls: Json<Vec<ToolCall>>",
                        m.finish_reason, m.created_at AS "created_at?",
                        t.id AS "task_id?", t.status AS "status?", t.attempt AS "attempt?",
-                       t.error_code, t.error_message, m.candidates AS "candidates?"
+                       t.error_code, t.final_data::json ->> 'message' AS told,
+                       m.candidates AS "candidates?"
                 FROM conversations c
                 LEFT JOIN LATERAL (
                     -- One by one: what is beyond the page is not even measured, which
@@ -216,7 +217,7 @@ struct MessageRow {
     status: Option<String>,
     attempt: Option<i64>,
     error_code: Option<String>,
-    error_message: Option<String>,
+    told: Option<String>,
     candidates: Option<i64>,
 }
 
@@ -229,9 +230,7 @@ impl MessageRow {
             (Some(id), Some(status), Some(attempt)) => Some((id, status, attempt)),
             _ => None,
         };
-        let error = self
-            .error_code
-            .map(|code| TaskError { code, message: self.error_message.unwrap_or_default() });
+        let error = self.error_code.map(|code| TaskError::told(code, self.told));
         Some((|| {
             Ok(StoredMessage {
                 id: MessageId(id),

@@ -36,7 +36,7 @@ pub use messages::{MessagePage, MessageTask, NewPrompt, StoredMessage};
 pub use prompts::{Prompt, SMALL_PROMPT};
 pub use tasks::{
     Accepted, Begin, Begun, EndOutcome, Ending, Final, Idempotency, NewTask, Orphan, Parent,
-    Requeued, RetryOutcome, StreamEnd, StreamPlace, Task, TaskError,
+    Requeued, RetryOutcome, SUSPECT, StreamEnd, StreamPlace, Task, TaskError,
 };
 pub use workers::Beat;
 

@@ -83,6 +83,24 @@ impl Store {
         .await
     }
 
+    /// Those of `tasks` that the caller wants stopped.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away; the next heartbeat tells.
+    pub async fn cancelled_among(&self, tasks: &[TaskId]) -> Result<Vec<TaskId>> {
+        let ids: Vec<_> = tasks.iter().map(|task| task.0).collect();
+        bounded("cancelled_among", async {
+            let ids = sqlx::query_scalar!(
+                "SELECT id FROM tasks WHERE id = ANY($1) AND cancel_requested_at IS NOT NULL",
+                &ids
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            Ok(ids.into_iter().map(TaskId).collect())
+        })
+        .await
+    }
+
     /// The worker has nothing any more and stops.
     ///
     /// # Errors

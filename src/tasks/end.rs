@@ -6,6 +6,9 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+
 use super::{PERSIST, Result, Tasks};
 use crate::domain::answer::Completion;
 use crate::domain::event::Encoded;
@@ -19,6 +22,13 @@ use crate::streams::history::History;
 /// How long an ending waits for what the stream still holds.
 const HISTORY: Duration = Duration::from_secs(5);
 
+/// Streams that are read, or ended, at the same time; each may be as large as an
+/// answer.
+const HISTORIES: usize = 32;
+
+/// A committed end that the stream has to tell.
+type Closing = (TaskId, Vec<(EventId, Encoded)>);
+
 static AWAY: LogLimit = LogLimit::new();
 
 /// How a task ends.
@@ -30,6 +40,8 @@ pub enum Conclusion {
     Failed {
         /// Why.
         error: TaskError,
+        /// What users are told in place of its message, which is for operators.
+        told: Option<String>,
         /// Tokens counted, where known.
         usage: Option<Usage>,
         /// Failures counted, where this one adds to them.
@@ -57,8 +69,9 @@ impl Conclusion {
                 Some(finish_reason),
                 usage,
             ),
-            Self::Failed { error, usage, failures } => {
-                let (code, message) = (error.code.clone(), error.message.clone());
+            Self::Failed { error, told, usage, failures } => {
+                let code = error.code.clone();
+                let message = told.unwrap_or_else(|| error.message.clone());
                 (error_of, failures_of) = (Some(error), failures);
                 (
                     TaskStatus::Failed,
@@ -140,28 +153,97 @@ impl Tasks {
     /// # Errors
     /// When PostgreSQL is away: the outcome is unknown.
     pub async fn end_orphan(&self, orphan: Orphan, conclusion: Conclusion) -> Result<bool> {
-        let History { answer, completion, .. } = match orphan.seen.attempt {
+        let history = match orphan.seen.attempt {
             0 => History::default(),
             _ => self.what_is_left(orphan.task, HISTORY).await,
         };
+        let Some((task, events)) = self.commit_orphan(orphan, conclusion, history).await? else {
+            return Ok(false);
+        };
+        // Readers that miss it are told by PostgreSQL, see `watch_ends`.
+        let _ = self.streams.append_end(task, &events).await;
+        Ok(true)
+    }
+
+    /// Ends many such tasks, each as well as it can be: those that never began
+    /// first, since nothing has to be read for them. Redis may be away: it is
+    /// waited for once for the histories of each [`HISTORIES`] tasks, not again
+    /// after it has answered nothing, and once for all events. A task that
+    /// can't be ended doesn't keep the others from their end.
+    pub async fn end_orphans(&self, orphans: Vec<(Orphan, Conclusion)>) {
+        let (unbegun, begun): (Vec<_>, Vec<_>) =
+            orphans.into_iter().partition(|(orphan, _)| orphan.seen.attempt == 0);
+        let unbegun = unbegun.into_iter().map(|end| (end, History::default())).collect();
+        let mut closings = self.commit_orphans(unbegun).await;
+        let mut begun = begun.into_iter();
+        let mut wait = HISTORY;
+        loop {
+            let part: Vec<_> = begun.by_ref().take(HISTORIES).collect();
+            if part.is_empty() {
+                break;
+            }
+            let read = part.iter().map(|(orphan, _)| self.read_what_is_left(orphan.task, wait));
+            let read = join_all(read).await;
+            if read.iter().all(Option::is_none) {
+                wait = Duration::ZERO;
+            }
+            let read = read.into_iter().map(Option::unwrap_or_default);
+            closings.extend(self.commit_orphans(part.into_iter().zip(read).collect()).await);
+        }
+        let append = |(task, events): &Closing| {
+            let (task, events) = (*task, events.clone());
+            async move { drop(self.streams.append_end(task, &events).await) }
+        };
+        let appends = stream::iter(&closings).map(append).buffer_unordered(HISTORIES);
+        // Readers that miss it are told by PostgreSQL, see `watch_ends`.
+        let _ = tokio::time::timeout(HISTORY, appends.for_each(|()| async {})).await;
+    }
+
+    async fn commit_orphans(&self, ends: Vec<((Orphan, Conclusion), History)>) -> Vec<Closing> {
+        static NOT_ENDED: LogLimit = LogLimit::new();
+        let commit = |((orphan, conclusion), history): ((Orphan, Conclusion), History)| async move {
+            match self.commit_orphan(orphan, conclusion, history).await {
+                Ok(closing) => closing,
+                Err(error) => {
+                    if let Some(skipped) = NOT_ENDED.pass() {
+                        tracing::warn!(%error, task = %orphan.task, skipped, "an overdue task was not ended");
+                    }
+                    None
+                }
+            }
+        };
+        join_all(ends.into_iter().map(commit)).await.into_iter().flatten().collect()
+    }
+
+    /// What the stream has to end with, if the task was as it was seen.
+    async fn commit_orphan(
+        &self,
+        orphan: Orphan,
+        conclusion: Conclusion,
+        history: History,
+    ) -> Result<Option<Closing>> {
+        let History { answer, completion, .. } = history;
         // The model had finished: that is the better end.
         let conclusion = completion.map_or(conclusion, Conclusion::Done);
         let id = EventId::new(orphan.seen.attempt + 1, 1);
         let (last, terminal) = conclusion.commit(id, orphan.message, answer);
         let EndOutcome::Committed(took) = self.store.end(orphan.task, orphan.seen, &last).await?
         else {
-            return Ok(false);
+            return Ok(None);
         };
         metrics::task_finished(last.status.as_str(), took);
-        // Readers that miss it are told by PostgreSQL, see `watch_ends`.
-        let _ = self.streams.append_end(orphan.task, &closing(id, last.answer, terminal)).await;
-        Ok(true)
+        Ok(Some((orphan.task, closing(id, last.answer, terminal))))
     }
 
     /// What the stream has of the answer, as far as Redis tells within `wait`:
     /// if it is away, so is the partial text; the end is not. A connection that
     /// breaks is no such reason: it is asked again.
     pub async fn what_is_left(&self, task: TaskId, wait: Duration) -> History {
+        self.read_what_is_left(task, wait).await.unwrap_or_default()
+    }
+
+    /// As [`Tasks::what_is_left`]; nothing if Redis does not tell.
+    async fn read_what_is_left(&self, task: TaskId, wait: Duration) -> Option<History> {
         let read = async {
             let mut failures = 0;
             loop {
@@ -172,7 +254,7 @@ impl Tasks {
                 tokio::time::sleep(PERSIST.delay(failures, rand::random())).await;
             }
         };
-        tokio::time::timeout(wait, read).await.unwrap_or_default()
+        tokio::time::timeout(wait, read).await.ok()
     }
 
     /// A job turned out to be a duplicate: if its task has ended, makes sure
@@ -203,7 +285,7 @@ fn defect() -> Conclusion {
         code: code::INTERNAL.to_owned(),
         message: "The answer could not be stored; the server's log has the cause.".to_owned(),
     };
-    Conclusion::Failed { error, usage: None, failures: None }
+    Conclusion::Failed { error, told: None, usage: None, failures: None }
 }
 
 /// What the stream has to end with: the terminal event, after a snapshot if it

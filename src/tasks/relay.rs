@@ -10,8 +10,7 @@ use std::time::Duration;
 use super::{Conclusion, Result, Tasks};
 use crate::domain::TaskStatus;
 use crate::domain::task::code;
-use crate::log_limit::LogLimit;
-use crate::store::TaskError;
+use crate::store::{Orphan, TaskError};
 
 /// Tasks that one pass takes at most.
 const BATCH: i64 = 500;
@@ -40,10 +39,9 @@ impl Tasks {
     /// # Errors
     /// When PostgreSQL is away.
     pub async fn end_overdue(&self, lease: Duration) -> Result<usize> {
-        static NOT_ENDED: LogLimit = LogLimit::new();
         let overdue = self.store.overdue(lease, BATCH).await?;
         let count = overdue.len();
-        for (orphan, cancelled) in overdue {
+        let conclude = |(orphan, cancelled): (Orphan, bool)| {
             let conclusion = if cancelled && orphan.seen.status == TaskStatus::Queued {
                 Conclusion::Cancelled(None)
             } else {
@@ -51,15 +49,11 @@ impl Tasks {
                     code: code::DEADLINE_EXCEEDED.to_owned(),
                     message: "The task was not finished before its deadline.".to_owned(),
                 };
-                Conclusion::Failed { error, usage: None, failures: None }
+                Conclusion::Failed { error, told: None, usage: None, failures: None }
             };
-            // One that can't be ended must not keep the others from their end.
-            if let Err(error) = self.end_orphan(orphan, conclusion).await
-                && let Some(skipped) = NOT_ENDED.pass()
-            {
-                tracing::warn!(%error, task = %orphan.task, skipped, "an overdue task was not ended");
-            }
-        }
+            (orphan, conclusion)
+        };
+        self.end_orphans(overdue.into_iter().map(conclude).collect()).await;
         Ok(count)
     }
 }

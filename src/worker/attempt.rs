@@ -166,7 +166,7 @@ async fn what_is_left(worker: &Worker, task: TaskId, otherwise: Conclusion) -> P
 
 fn failure(code: &str, message: String) -> Conclusion {
     let error = TaskError { code: code.to_owned(), message };
-    Conclusion::Failed { error, usage: None, failures: None }
+    Conclusion::Failed { error, told: None, usage: None, failures: None }
 }
 
 /// What people are told of a defect; the log has the cause.
@@ -178,13 +178,17 @@ fn finished_or_cancelled(begun: &Begun, history: &History) -> Option<Conclusion>
     finished.or_else(|| begun.cancelled.then_some(Conclusion::Cancelled(None)))
 }
 
-/// What an attempt comes to whose task has failed too often.
+/// What an attempt comes to whose task has failed, or lost its worker, too often.
 fn given_up(worker: &Worker, begun: &Begun) -> Option<Conclusion> {
-    (begun.failures >= worker.options.max_failures).then(|| {
-        let message =
-            format!("{} workers were lost or failed while they ran this task.", begun.failures);
-        failure(code::WORKER_LOST, message)
-    })
+    let (losses, failures) = (begun.losses, begun.failures);
+    let message = if losses >= worker.options.max_losses {
+        format!("{losses} workers were lost while they ran this task.")
+    } else if failures >= worker.options.max_failures {
+        format!("{failures} attempts of this task failed.")
+    } else {
+        return None;
+    };
+    Some(failure(code::WORKER_LOST, message))
 }
 
 /// Ends an attempt that has written nothing, with what an earlier one left.
@@ -242,6 +246,7 @@ pub(super) fn overdue() -> ModelError {
     ModelError {
         code: code::DEADLINE_EXCEEDED,
         message: "The task was not finished before its deadline.".to_owned(),
+        told: None,
         retryable: false,
         retry_after: None,
     }
@@ -251,6 +256,7 @@ pub(super) fn too_large(cap: usize) -> ModelError {
     ModelError {
         code: code::ANSWER_TOO_LARGE,
         message: format!("The answer grew beyond {cap} bytes; what came before is kept."),
+        told: None,
         retryable: false,
         retry_after: None,
     }

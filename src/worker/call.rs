@@ -201,6 +201,7 @@ impl Call {
                 "The model said nothing for {}.",
                 humantime::format_duration(self.idle_timeout)
             ),
+            told: None,
             retryable: true,
             retry_after: None,
         }
@@ -222,6 +223,7 @@ fn incomplete() -> ModelError {
     ModelError {
         code: code::UPSTREAM_INCOMPLETE,
         message: "The model's stream ended without a finish reason.".to_owned(),
+        told: None,
         retryable: true,
         retry_after: None,
     }

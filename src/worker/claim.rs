@@ -123,8 +123,14 @@ async fn handle(worker: Arc<Worker>, job: Delivery) {
         return;
     }
     let beginning = worker.running.begin(task, &job.entry);
-    let begun = match begin(&worker, task).await {
+    let mut place = None;
+    let begun = match begin(&worker, task, &mut place).await {
         Some(Begin::Begun(begun)) => begun,
+        Some(Begin::Suspect(losses)) => {
+            tracing::info!(%task, losses, "workers were lost with this task: it waits for quarantine");
+            // The relay adds it again, a lease after it last did.
+            return drop(worker.consumer.acknowledge(&job.entry).await);
+        }
         Some(Begin::Duplicate) => {
             // Left pending if a store is away, and so delivered again.
             let _ = match worker.tasks.settle(task).await {
@@ -144,6 +150,7 @@ async fn handle(worker: Arc<Worker>, job: Delivery) {
     let traceparent = begun.traceparent.as_deref();
     let span = tracing::info_span!("attempt", %task, attempt = begun.attempt, traceparent);
     run_attempt(&worker, task, &job, *begun, beginning).instrument(span).await;
+    drop(place);
 }
 
 async fn run_attempt(
@@ -197,16 +204,33 @@ async fn leave_to_others(worker: &Worker, job: &Delivery) {
     }
 }
 
-/// Begins an attempt, however long PostgreSQL is away. Nothing when the worker
-/// drains meanwhile: the job stays pending, and others claim it.
-async fn begin(worker: &Worker, task: TaskId) -> Option<Begin> {
+/// Begins an attempt, however long PostgreSQL is away; a suspect's only with a
+/// place in quarantine, which goes to `place`. Nothing when the worker drains
+/// meanwhile: the job stays pending, and others claim it.
+async fn begin(
+    worker: &Worker,
+    task: TaskId,
+    place: &mut Option<OwnedSemaphorePermit>,
+) -> Option<Begin> {
     static LIMIT: LogLimit = LogLimit::new();
     let claim = ClaimId(uuid::Uuid::new_v4());
     let lease = worker.options.lease;
     let started = Instant::now();
     let mut failures = 0;
+    let mut quarantined = false;
     loop {
-        let wait = match worker.tasks.store.begin_attempt(task, claim, worker.id, lease).await {
+        let begun =
+            worker.tasks.store.begin_attempt(task, claim, worker.id, lease, quarantined).await;
+        let wait = match begun {
+            Ok(Begin::Suspect(losses)) if !quarantined => {
+                *place = worker.quarantine.enter(losses);
+                // One that is given up on runs no more.
+                quarantined = place.is_some() || losses >= worker.options.max_losses;
+                if quarantined {
+                    continue;
+                }
+                return Some(Begin::Suspect(losses));
+            }
             Ok(Begin::Later) if started.elapsed() < lease => JUDGE_AGAIN,
             Ok(begin) => return Some(begin),
             Err(error) => {

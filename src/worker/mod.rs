@@ -1,8 +1,9 @@
 //! The worker: takes jobs, runs attempts, keeps its lease.
 //!
-//! Four loops, each owned by [`run`]: `claim` takes jobs and starts an
-//! `attempt` for each, `heartbeat` renews the lease, `upkeep` claims what
-//! dead workers left and relays what the queue lost. When the process dies,
+//! Five loops, each owned by [`run`]: `claim` takes jobs and starts an
+//! `attempt` for each, `heartbeat` renews the lease, `hinted` looks whether a
+//! task should stop, `upkeep` claims what dead workers left and relays what the
+//! queue lost. When the process dies,
 //! all of it stops at once; others notice after a lease.
 
 mod attempt;
@@ -12,9 +13,11 @@ mod drain;
 #[cfg(test)]
 mod exactness;
 mod heartbeat;
+mod hinted;
 pub(crate) mod hot;
 mod outbox;
 mod prompt;
+mod quarantine;
 mod running;
 mod streaming;
 mod upkeep;
@@ -26,6 +29,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::hinted::Hinted;
+use self::quarantine::Quarantine;
 use self::running::Running;
 use crate::budget::Budget;
 use crate::config::Invalid;
@@ -52,6 +57,10 @@ pub struct Options {
     /// Failures of one task, after which it is given up
     #[arg(long, env = "RILL_MAX_FAILURES", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub max_failures: u32,
+    /// Workers lost while they ran one task, after which it is given up; from the second on, it
+    /// runs apart from others of which that is true
+    #[arg(long, env = "RILL_MAX_LOSSES", default_value_t = 6, value_parser = clap::value_parser!(u32).range(quarantine::LEAST_LIMIT..=1000))]
+    pub max_losses: u32,
     /// The ceiling of the first wait before another try (doubles with each)
     #[arg(long, env = "RILL_RETRY_BASE", default_value = "1s", value_parser = crate::config::duration)]
     pub retry_base: Duration,
@@ -121,6 +130,8 @@ struct Worker {
     models: Arc<Catalog>,
     options: Options,
     running: Running,
+    hinted: Hinted,
+    quarantine: Quarantine,
     /// Free places for tasks.
     slots: Arc<Semaphore>,
     attempts: TaskTracker,
@@ -147,6 +158,8 @@ pub async fn run(
         consumer,
         models,
         running: Running::default(),
+        hinted: Hinted::default(),
+        quarantine: Quarantine::default(),
         slots: Arc::new(Semaphore::new(options.concurrency as usize)),
         attempts: TaskTracker::new(),
         prompt_memory: Budget::new(options.prompt_memory),
@@ -158,12 +171,14 @@ pub async fn run(
     let running = Arc::downgrade(&worker);
     worker.tasks.streams.on_cancel(move |task| {
         if let Some(worker) = running.upgrade() {
-            worker.running.cancel(task);
+            hinted::hint(&worker, task);
         }
     });
 
     let stopped = CancellationToken::new();
     let beating = tokio::spawn(heartbeat::run(worker.clone(), stopped.clone()));
+    let (looking, until) = (worker.clone(), stopped.clone());
+    tokio::spawn(async move { until.run_until_cancelled(hinted::run(&looking)).await });
     let takers = TaskTracker::new();
     takers.spawn(upkeep::run(worker.clone()));
     takers.spawn(claim::run(worker.clone()));

@@ -68,6 +68,11 @@ impl Running {
             || self.lock().contains_key(&task)
     }
 
+    /// An attempt of the task runs here.
+    pub(super) fn runs(&self, task: TaskId) -> bool {
+        self.lock().contains_key(&task)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }

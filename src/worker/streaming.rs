@@ -256,6 +256,8 @@ impl<'a> Streaming<'a> {
     async fn flush(&mut self, event: Option<Event>) -> Result<EventId, ()> {
         let event = event.map(|event| event.encode());
         let mut last = event.clone();
+        // From here on somebody waits for the append in flight.
+        self.receipt.set_patient(false);
         loop {
             if self.log.is_some() {
                 let heals = self.log.as_ref().is_some_and(Log::must_heal);
@@ -341,7 +343,9 @@ impl<'a> Streaming<'a> {
         tracing::warn!(%error, failures, "the task failed");
         let Ok(id) = self.end_id().await else { return Outcome::Leave };
         let usage = self.call.usage();
-        let conclusion = Conclusion::Failed { error: reason, usage, failures: Some(failures) };
+        let failures = Some(failures);
+        let told = error.told.map(without_nul);
+        let conclusion = Conclusion::Failed { error: reason, told, usage, failures };
         self.conclude(id, conclusion).await
     }
 

@@ -191,7 +191,8 @@ async fn rill_task_tells_the_story_of_a_task_that_was_taken_over() {
     .await;
     let story = rill(&app, &["task", &posted.task, "--json"]).await.json();
     assert_eq!(story["task"]["attempt"], 2);
-    assert_eq!(story["task"]["failures"], 1);
+    assert_eq!(story["task"]["failures"], 0);
+    assert_eq!(app.charges(&posted).await, 1);
     assert_eq!(story["redis"]["stream"]["attempts"][0]["attempt"], 1);
     assert_eq!(story["redis"]["stream"]["attempts"][1]["events"]["started"], 1);
     assert_eq!(story["redis"]["jobs"][0]["consumer"], story["task"]["worker_id"]);

@@ -177,6 +177,48 @@ async fn hints_work_again_after_redis_was_away() {
     assert_eq!(reader.answer, app.stored(&posted).await);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overdue_tasks_end_together_while_redis_is_away() {
+    let mut redis = PrivateRedis::start().await;
+    let mut app = App::builder().redis(redis.url()).workers(0).start().await;
+    let conversation = app.conversation().await;
+    let say = |_| app.say_in(&conversation, json!({ "content": "[[tokens=5]]" }));
+    futures_util::future::join_all((0..200).map(say)).await;
+    // Some had begun, under a worker that is gone.
+    sqlx::query(
+        "UPDATE tasks SET deadline_at = now() - interval '1 h',
+                status = CASE WHEN n <= 20 THEN 'running' ELSE status END,
+                attempt = CASE WHEN n <= 20 THEN 1 ELSE 0 END
+         FROM (SELECT id AS numbered, row_number() OVER () AS n FROM tasks) AS numbers
+         WHERE id = numbered",
+    )
+    .execute(&app.pool)
+    .await
+    .expect("updates");
+    redis.kill();
+    app.start_worker();
+    eventually("all have ended", || async {
+        let open = "SELECT count(*) FROM tasks WHERE status <> 'failed'";
+        sqlx::query_scalar::<_, i64>(open).fetch_one(&app.pool).await.expect("counts") == 0
+    })
+    .await;
+    let took: f64 = sqlx::query_scalar(
+        "SELECT extract(epoch FROM max(finished_at) - min(finished_at))::float8 FROM tasks",
+    )
+    .fetch_one(&app.pool)
+    .await
+    .expect("times");
+    println!("200 overdue tasks ended within {took:.1} s");
+    let unbegun_first: bool = sqlx::query_scalar(
+        "SELECT max(finished_at) FILTER (WHERE started_at IS NULL AND attempt = 1)
+              < min(finished_at) FILTER (WHERE attempt = 2) FROM tasks",
+    )
+    .fetch_one(&app.pool)
+    .await
+    .expect("times");
+    assert!(unbegun_first);
+}
+
 async fn flush(app: &App) {
     let mut redis = app.redis().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("FLUSHALL");

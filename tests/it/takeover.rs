@@ -171,12 +171,12 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
         .workers(0)
         .with("RILL_LEASE", "900ms")
         .with("RILL_HEARTBEAT", "300ms")
-        .with("RILL_MAX_FAILURES", "2")
+        .with("RILL_MAX_LOSSES", "5")
         .start()
         .await;
     let posted = app.say("[[tokens=4000]] [[rate=20]]").await;
     let reader = app.reader(&posted);
-    for attempt in 1..=2 {
+    for attempt in 1..=5 {
         app.start_worker();
         eventually("an attempt runs", || async {
             app.task(&posted).await["attempts"].as_u64().expect("a number") >= attempt

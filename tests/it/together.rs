@@ -151,7 +151,7 @@ async fn a_row_that_somebody_holds_holds_up_nobody_elses_task() {
     }
     let accept = |n: usize| store.accept(message(tasks[n].conversation, "more", None));
     let begin = |n: usize| {
-        store.begin_attempt(tasks[n].task, ClaimId(uuid::Uuid::new_v4()), me, 10 * LEASE)
+        store.begin_attempt(tasks[n].task, ClaimId(uuid::Uuid::new_v4()), me, 10 * LEASE, false)
     };
     let (accepted, begun) =
         tokio::join!(join_all([0, 1, 2].map(accept)), join_all([0, 1, 2].map(begin)));
@@ -193,7 +193,7 @@ async fn attempts_that_begin_together_are_each_begun_as_if_alone() {
     let (me, other) = (worker(&store).await, worker(&store).await);
     let tasks = queued(&app, &store, 4).await;
     let begin = |task: TaskId, claim: ClaimId, worker: WorkerId| {
-        store.begin_attempt(task, claim, worker, LEASE)
+        store.begin_attempt(task, claim, worker, LEASE, false)
     };
     let claim = || ClaimId(uuid::Uuid::new_v4());
     let theirs = begin(tasks[0].task, claim(), other).await.expect("an answer");
@@ -242,7 +242,8 @@ async fn ends_that_are_committed_together_are_each_committed_as_if_alone() {
     let me = worker(&store).await;
     let tasks = queued(&app, &store, 5).await;
     for task in &tasks {
-        let begun = store.begin_attempt(task.task, ClaimId(uuid::Uuid::new_v4()), me, LEASE).await;
+        let begun =
+            store.begin_attempt(task.task, ClaimId(uuid::Uuid::new_v4()), me, LEASE, false).await;
         assert!(matches!(begun, Ok(Begin::Begun(_))), "{begun:?}");
     }
     let end = |task: &NewTask, text: &str, failed: bool| Final {

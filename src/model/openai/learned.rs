@@ -154,6 +154,7 @@ mod tests {
         let error = ModelError {
             code: code::UPSTREAM_REJECTED,
             message: String::new(),
+            told: None,
             retryable: false,
             retry_after: None,
         };

@@ -258,6 +258,7 @@ async fn receive(
 fn redact(error: &mut ModelError, key: Option<&Secret>) {
     let Some(key) = key.map(Secret::expose) else { return };
     error.message = error.message.replace(key, "[secret]");
+    error.told = error.told.as_ref().map(|told| told.replace(key, "[secret]"));
     // A message that was cut may end in its beginning.
     if let Some(text) = error.message.strip_suffix('…')
         && let Some(length) = (4..key.len()).rev().find(|&length| text.ends_with(&key[..length]))

@@ -21,6 +21,8 @@ pub enum Begin {
     Begun(Box<Begun>),
     /// Ended, not due, or run by a live worker: the job is a duplicate.
     Duplicate,
+    /// It was lost with that many workers: begin it in quarantine.
+    Suspect(u32),
     /// It could be begun, but our own heartbeat is not on record, or not for long
     /// enough to judge its worker dead: try again.
     Later,
@@ -33,8 +35,10 @@ pub struct Begun {
     pub attempt: u32,
     /// The claim that began it: with the number, our fence.
     pub claim: ClaimId,
-    /// Failures counted so far, a dead worker's included.
+    /// Failures counted so far.
     pub failures: u32,
+    /// Workers that were lost while they ran it.
+    pub losses: u32,
     /// Where it was said.
     pub conversation: ConversationId,
     /// The assistant's message to fill.
@@ -69,15 +73,19 @@ impl Begun {
     }
 }
 
+/// Losses of a task that make it a suspect: it may be what its workers died of.
+pub const SUSPECT: u32 = 2;
+
 impl Store {
     /// Begins an attempt: of a task that is queued and due, or running under a
     /// worker that has missed its lease. Repeating it with the same claim gives
     /// the same attempt. One statement for all that come while the one before it
     /// is under way.
     ///
-    /// Taking over charges a failure, so a task that kills its workers ends. Only
-    /// a worker that has itself been steady for a lease may take over: after an
-    /// outage of PostgreSQL every worker looks dead.
+    /// Taking over counts a loss, so a task that kills its workers ends; one with
+    /// [`SUSPECT`] losses or more begins only if `quarantined`. Only a worker that
+    /// has itself been steady for a lease may take over: after an outage of
+    /// PostgreSQL every worker looks dead.
     ///
     /// # Errors
     /// When the outcome is unknown; repeat with the same claim.
@@ -87,8 +95,9 @@ impl Store {
         claim: ClaimId,
         worker: WorkerId,
         lease: Duration,
+        quarantined: bool,
     ) -> Result<Begin> {
-        self.begins.ask(Claim { task, claim, worker, lease }).await
+        self.begins.ask(Claim { task, claim, worker, lease, quarantined }).await
     }
 
     /// The attempt is still ours and running.
@@ -260,6 +269,7 @@ pub(in crate::store) struct Claim {
     claim: ClaimId,
     worker: WorkerId,
     lease: Duration,
+    quarantined: bool,
 }
 
 /// Begins attempts.
@@ -298,9 +308,15 @@ impl Statement for BeginAttempt {
                                WHERE w.id = t.worker_id AND w.heartbeat_at > now() - asked.lease
                            ) AS orphaned,
                            coalesce(me.heartbeat_at > now() - asked.lease / 2, false) AS fresh,
-                           coalesce(me.steady_since <= now() - asked.lease, false) AS steady
-                    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::interval[])
-                         AS asked (task_id, claim_id, worker_id, lease)
+                           coalesce(me.steady_since <= now() - asked.lease, false) AS steady,
+                           asked.quarantined,
+                           -- Workers lost with it; what takes over now adds one.
+                           CASE WHEN t.attempt = 0 THEN 0 ELSE (
+                               SELECT count(*) FROM attempts a
+                               WHERE a.task_id = t.id AND a.outcome = 'lost'
+                           ) END AS losses
+                    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::interval[], $5::bool[])
+                         AS asked (task_id, claim_id, worker_id, lease, quarantined)
                     CROSS JOIN LATERAL (
                         SELECT id, status, attempt, run_after, claim_id, worker_id FROM tasks
                         WHERE id = asked.task_id
@@ -311,12 +327,12 @@ impl Statement for BeginAttempt {
                     UPDATE tasks t
                     SET status = 'running',
                         attempt = t.attempt + CASE WHEN seen.repeated THEN 0 ELSE 1 END,
-                        failures = t.failures + CASE WHEN seen.orphaned THEN 1 ELSE 0 END,
                         claim_id = seen.claim_id, worker_id = seen.worker_id, run_after = NULL,
                         started_at = coalesce(t.started_at, now())
                     FROM seen
                     WHERE t.id = seen.id
-                      AND (seen.repeated OR seen.fresh AND (seen.due OR seen.orphaned AND seen.steady))
+                      AND (seen.repeated OR seen.fresh AND (seen.due OR seen.orphaned AND seen.steady)
+                           AND (seen.quarantined OR seen.losses + seen.orphaned::int < $6))
                     RETURNING t.*
                 ), lost AS (
                     UPDATE attempts a SET ended_at = now(), outcome = 'lost'
@@ -331,6 +347,8 @@ impl Statement for BeginAttempt {
                     ON CONFLICT DO NOTHING
                 )
                 SELECT seen.id, seen.claim_id AS "claim_id!", seen.orphaned OR seen.due AS "later!",
+                       seen.fresh AND (seen.due OR seen.orphaned AND seen.steady) AS "ready!",
+                       seen.losses + seen.orphaned::int AS "losses!",
                        begun.attempt AS "attempt?", begun.failures AS "failures?",
                        begun.conversation_id AS "conversation_id?", begun.message_id AS "message_id?",
                        begun.model AS "model?",
@@ -343,6 +361,8 @@ impl Statement for BeginAttempt {
                 &each(&claims, |claim| claim.claim.0),
                 &each(&claims, |claim| claim.worker.0),
                 &each(&claims, |claim| interval(claim.lease)),
+                &each(&claims, |claim| claim.quarantined),
+                i64::from(SUSPECT),
             )
             .fetch_all(&mut line.connection)
             .await?;
@@ -353,6 +373,7 @@ impl Statement for BeginAttempt {
         let mut begins: HashMap<_, _> = rows
             .into_iter()
             .map(|row| {
+                let losses = u32::try_from(row.losses).unwrap_or(u32::MAX);
                 let begin = match (
                     row.attempt,
                     row.failures,
@@ -373,6 +394,7 @@ impl Statement for BeginAttempt {
                             attempt,
                             claim: ClaimId(row.claim_id),
                             failures: u32::try_from(failures).map_err(corrupt)?,
+                            losses,
                             conversation: ConversationId(conversation),
                             message: MessageId(message),
                             model,
@@ -383,6 +405,7 @@ impl Statement for BeginAttempt {
                             cancelled: row.cancelled,
                         })))
                     }),
+                    _ if row.ready => Ok(Begin::Suspect(losses)),
                     _ if row.later => Ok(Begin::Later),
                     _ => Ok(Begin::Duplicate),
                 };

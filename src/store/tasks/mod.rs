@@ -13,7 +13,7 @@ mod view;
 pub(in crate::store) use accept::Accept;
 pub use accept::{Accepted, Idempotency, NewTask, Parent};
 pub(in crate::store) use attempt::BeginAttempt;
-pub use attempt::{Begin, Begun, RetryOutcome};
+pub use attempt::{Begin, Begun, RetryOutcome, SUSPECT};
 pub(in crate::store) use end::End;
 pub use end::{EndOutcome, Ending, Final};
 pub use relay::Orphan;
@@ -31,6 +31,15 @@ pub struct TaskError {
     pub code: String,
     /// For people.
     pub message: String,
+}
+
+impl TaskError {
+    /// As users are told: `told` by the task's end, if it has one. What the model's
+    /// server said of an attempt that another follows is for operators.
+    pub(in crate::store) fn told(code: String, told: Option<String>) -> Self {
+        let message = told.unwrap_or_else(|| "An attempt failed.".to_owned());
+        Self { code, message }
+    }
 }
 
 pub(in crate::store) fn attempt(value: i64) -> Result<u32> {

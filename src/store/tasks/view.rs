@@ -91,7 +91,8 @@ impl Store {
                     ELSE cancel_requested_at END
                 WHERE id = $2 AND account_id = $1
                 RETURNING id, conversation_id, message_id, status, model, attempt, failures,
-                          usage AS "usage: Json<Usage>", error_code, error_message,
+                          usage AS "usage: Json<Usage>", error_code,
+                       final_data::json ->> 'message' AS told,
                           cancel_requested_at, created_at, started_at, finished_at
                 "#,
                 account.0,
@@ -115,7 +116,8 @@ impl Store {
                 TaskRow,
                 r#"
                 SELECT id, conversation_id, message_id, status, model, attempt, failures,
-                       usage AS "usage: Json<Usage>", error_code, error_message,
+                       usage AS "usage: Json<Usage>", error_code,
+                       final_data::json ->> 'message' AS told,
                        cancel_requested_at, created_at, started_at, finished_at
                 FROM tasks WHERE id = $2 AND account_id = $1
                 "#,
@@ -250,7 +252,7 @@ struct TaskRow {
     failures: i32,
     usage: Option<Json<Usage>>,
     error_code: Option<String>,
-    error_message: Option<String>,
+    told: Option<String>,
     cancel_requested_at: Option<OffsetDateTime>,
     created_at: OffsetDateTime,
     started_at: Option<OffsetDateTime>,
@@ -270,9 +272,7 @@ impl TryFrom<TaskRow> for Task {
             attempt: attempt(row.attempt)?,
             failures: u32::try_from(row.failures).map_err(corrupt)?,
             usage: row.usage.map(|usage| usage.0),
-            error: row
-                .error_code
-                .map(|code| TaskError { code, message: row.error_message.unwrap_or_default() }),
+            error: row.error_code.map(|code| TaskError::told(code, row.told)),
             cancel_requested: row.cancel_requested_at.is_some(),
             created_at: row.created_at,
             started_at: row.started_at,

@@ -92,6 +92,7 @@ impl Fleet {
             ("RILL_STREAM_TTL", "30s"),
             // Faults are charged to tasks; here they have more than their share.
             ("RILL_MAX_FAILURES", "12"),
+            ("RILL_MAX_LOSSES", "24"),
             ("RILL_STREAM_MAXLEN", "100"),
         ];
         let environment =

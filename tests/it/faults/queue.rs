@@ -8,12 +8,12 @@ use crate::support::{App, Cut};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poison_job_becomes_a_dead_letter_and_others_go_on() {
-    let builder = with_short_lease(App::builder()).workers(0).with("RILL_MAX_FAILURES", "2");
+    let builder = with_short_lease(App::builder()).workers(0).with("RILL_MAX_LOSSES", "5");
     let mut app = builder.start().await;
     let poison = app.say("[[stall=3*99]] [[tokens=40]] [[rate=0]]").await;
     let mut reader = app.reader(&poison);
     let mut others = Vec::new();
-    for attempt in 1..=2 {
+    for attempt in 1..=5 {
         app.start_worker();
         while !reader.events.iter().any(|event| event.id == format!("{attempt}-1")) {
             reader.connect(Cut::AfterEvents(1)).await.expect("connects");
@@ -41,7 +41,7 @@ async fn a_poison_job_becomes_a_dead_letter_and_others_go_on() {
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].get::<String>("task"), Some(poison.task));
     let why: String = letters[0].get("why").expect("why");
-    assert!(why.starts_with("worker_lost: 2 "), "{why}");
+    assert!(why.starts_with("worker_lost: 5 "), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,7 +26,7 @@ enum Server {
     Postgres,
 }
 
-/// Attempts, failures charged, and calls of the model, at least and at most.
+/// Attempts, charges (failures, and workers lost), and calls of the model, at least and at most.
 pub(super) type Cost = (u64, u64, u64, u64);
 
 /// How the worker under fault comes to its step.

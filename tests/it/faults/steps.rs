@@ -120,7 +120,7 @@ async fn a_task_is_left_to_a_newer_worker_whatever_happens_while_it_is() {
 async fn a_task_that_is_given_up_is_a_dead_letter_whatever_happens_meanwhile() {
     let failed: Cost = (1, 1, 1, 1);
     let steps = [
-        postgres("end", |text, _| is_end(text), [(2, 1, 1, 1), failed], failed),
+        postgres("end", |text, _| is_end(text), [(2, 2, 2, 2), failed], failed),
         redis("terminal event", |text, _| is_terminal(text), [failed; 2], failed),
         redis(
             "dead letter",

@@ -85,6 +85,7 @@ impl Protocol {
         World {
             row: Row::ACCEPTED,
             answer: None,
+            losses: 0,
             elapsed: false,
             fresh: 0b11,
             steady: 0b11,

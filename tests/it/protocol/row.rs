@@ -54,6 +54,8 @@ pub(crate) struct Judged {
     pub(crate) owner_fresh: bool,
     /// `run_after` has passed, if there is one.
     pub(crate) elapsed: bool,
+    /// The beginner is of version 0.2.0, which counts a loss as a failure.
+    pub(crate) charges: bool,
 }
 
 /// A statement that changes the row.
@@ -141,7 +143,7 @@ impl Row {
                 }
                 row.status = Status::Running;
                 row.attempt += u32::from(!repeated);
-                row.failures += u32::from(orphaned);
+                row.failures += u32::from(orphaned && judged.charges);
                 (row.claim, row.worker, row.due) = (Some(claim), Some(worker), true);
             }
             Change::End { attempt, status, id, failures } => {
@@ -205,7 +207,8 @@ impl Row {
         if let (Some(worker), Some(claim)) = (after.worker, after.claim) {
             // Who begins is not seen to be steady; that its victim was silent may be.
             let owner_fresh = owner_fresh.unwrap_or(false);
-            let judged = Judged { fresh: true, steady: true, owner_fresh, elapsed: true };
+            let charges = after.failures > self.failures;
+            let judged = Judged { fresh: true, steady: true, owner_fresh, elapsed: true, charges };
             tried.push(Change::RequeueStray { attempt: self.attempt, worker });
             tried.push(Change::Begin { worker, claim, judged });
         }

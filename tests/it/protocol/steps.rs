@@ -7,8 +7,8 @@ use super::mutation::Mutation;
 use super::redis::{HEALTHY, History, SECOND_CALL, UNTOLD};
 use super::row::{Change, Judged, Status};
 use super::world::{
-    End, Ender, MAX_FAILURES, Plan, Reader, ReaderPlace, Run, Streaming, Then, Worker, World,
-    YIELDS,
+    End, Ender, MAX_FAILURES, MAX_LOSSES, Plan, Reader, ReaderPlace, Run, Streaming, Then, Worker,
+    World, YIELDS,
 };
 
 impl World {
@@ -266,10 +266,12 @@ impl World {
             steady: bit(self.steady, id),
             owner_fresh: before.worker.is_some_and(|owner| bit(self.fresh, owner)),
             elapsed: self.elapsed,
+            charges: false,
         };
         let begun = self.execute(Change::Begin { worker: id, claim, judged }, None, m);
         let attempt = self.row.attempt;
         if before.status == Status::Running && attempt > before.attempt {
+            self.losses += 1;
             let healthy = before.worker.is_some_and(|owner| self.is_healthy(owner));
             let runs = |worker: &Worker| match worker {
                 Worker::Up { id, run } => {
@@ -308,7 +310,7 @@ impl World {
             Status::Cancelled
         } else if history.says_more && left < YIELDS {
             return Run::Release { job, attempt, later: true };
-        } else if self.row.failures >= MAX_FAILURES {
+        } else if self.row.failures >= MAX_FAILURES || self.losses >= MAX_LOSSES {
             Status::Failed
         } else {
             if complete {

@@ -12,6 +12,8 @@ use super::text::{Content, Span};
 pub(crate) const CHUNKS: u8 = 2;
 /// Failures after which a task is given up.
 pub(crate) const MAX_FAILURES: u32 = 2;
+/// Workers lost, after which it is (6 in the code).
+pub(crate) const MAX_LOSSES: u8 = 2;
 /// How often an older worker leaves a task to a newer one (8 in the code).
 pub(crate) const YIELDS: u32 = 1;
 /// Events after which a snapshot is due (N/2 in the code).
@@ -23,6 +25,8 @@ pub(crate) struct World {
     pub(crate) row: Row,
     /// `messages.answer`.
     pub(crate) answer: Option<Span>,
+    /// Attempts whose outcome is `lost`, of those that a takeover replaced.
+    pub(crate) losses: u8,
     /// `run_after` has passed.
     pub(crate) elapsed: bool,
     /// Workers with a heartbeat within a lease, by identity, as bits.

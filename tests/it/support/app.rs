@@ -361,6 +361,22 @@ impl App {
         task
     }
 
+    /// What is counted against a task: its failures, and the workers that were lost
+    /// with it and whose attempt another took over.
+    pub(crate) async fn charges(&self, posted: &Posted) -> u64 {
+        let charges: i64 = sqlx::query_scalar(
+            "SELECT failures + (
+                 SELECT count(*) FROM attempts a JOIN attempts b USING (task_id)
+                 WHERE a.task_id = t.id AND a.outcome = 'lost' AND b.number = a.number + 1)
+             FROM tasks t WHERE id = $1::uuid",
+        )
+        .bind(&posted.task)
+        .fetch_one(&self.pool)
+        .await
+        .expect("counts");
+        u64::try_from(charges).expect("a count")
+    }
+
     /// Waits until the task has that status.
     pub(crate) async fn reaches(&self, posted: &Posted, status: &str) -> Value {
         super::eventually(&format!("task {} is {status}", posted.task), || async {

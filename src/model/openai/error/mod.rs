@@ -1,8 +1,9 @@
 //! What goes wrong at a model's server, in rill's terms: what it says ([`report`])
-//! and whether repeating helps ([`class`]).
+//! whether repeating helps ([`class`]), and what users are told of it ([`told`]).
 
 mod class;
 mod report;
+mod told;
 
 use std::error::Error;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use self::report::Report;
 pub(super) use self::report::is_telling;
 use crate::domain::task::code;
 use crate::model::{ModelError, without_nul};
+use crate::text::one_line;
 
 /// Bytes of an error's body that are read for its message.
 const BODY: usize = 16 * 1024;
@@ -114,6 +116,7 @@ fn title(page: &str) -> Option<&str> {
 
 fn of_report(status: Option<StatusCode>, report: Report) -> ModelError {
     let (code, retryable) = classify(status.map(|status| status.as_u16()), &report);
+    let told = told::told(code, status.map(|status| status.as_u16()), &report);
     let said = report.message;
     let shown = status.or_else(|| StatusCode::from_u16(report.status?).ok());
     let message = match (shown, said.as_str()) {
@@ -122,7 +125,8 @@ fn of_report(status: Option<StatusCode>, report: Report) -> ModelError {
         (Some(status), "") => status.to_string(),
         (Some(status), said) => format!("{status}: {said}"),
     };
-    ModelError { code, message, retryable, retry_after: report.retry_after.filter(|_| retryable) }
+    let retry_after = report.retry_after.filter(|_| retryable);
+    ModelError { code, message, told: Some(told), retryable, retry_after }
 }
 
 /// An error inside the stream, where there is no status any more.
@@ -155,11 +159,13 @@ pub(super) fn no_chunk(error: &serde_json::Error) -> ModelError {
 }
 
 fn retryable(code: &'static str, message: String) -> ModelError {
-    ModelError { code, message, retryable: true, retry_after: None }
+    let told = Some(told::wording(code).to_owned());
+    ModelError { code, message, told, retryable: true, retry_after: None }
 }
 
 fn internal(message: String) -> ModelError {
-    ModelError { code: code::INTERNAL, message, retryable: false, retry_after: None }
+    let (code, told) = (code::INTERNAL, Some(told::wording(code::INTERNAL).to_owned()));
+    ModelError { code, message, told, retryable: false, retry_after: None }
 }
 
 /// An error and what caused it, in one line.
@@ -177,7 +183,7 @@ fn causes(error: &(dyn Error + 'static)) -> String {
 }
 
 fn shorten(text: &str) -> String {
-    let text = text.trim();
+    let text = &*one_line(text.trim());
     without_nul(match text.char_indices().nth(MESSAGE) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
