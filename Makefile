@@ -62,6 +62,10 @@ chaos: ## every fault at once; CHAOS_SECONDS=60 CHAOS_TASKS=60 CHAOS_SEED=
 	@CHAOS_SECONDS=$${CHAOS_SECONDS:-60} CHAOS_TASKS=$${CHAOS_TASKS:-60} \
 	    scripts/with-services scripts/test rust -- --test it -- --nocapture chaos::under
 
+.PHONY: failover
+failover: ## how long a failover takes, from the switch to the first token and the first message
+	@scripts/with-services scripts/test rust -- --test it -- --nocapture --ignored failover::failover_times
+
 .PHONY: compatibility
 compatibility: ## the released binary beside this one, under chaos; CHAOS_SECONDS=120
 	@RILL_RELEASED_BIN=$$(scripts/released) && export RILL_RELEASED_BIN && \

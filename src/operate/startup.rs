@@ -99,7 +99,7 @@ pub async fn check(
         tokio::time::timeout(AT_START, store.check()),
         tokio::time::timeout(AT_START, look_at_redis(store, streams, uses)),
     );
-    let mut found = Vec::new();
+    let mut found: Vec<_> = store.check_encryption().into_iter().collect();
     match postgresql {
         Ok(Ok(findings)) => found.extend(findings),
         Ok(Err(error)) if !error.is_unavailable() => {
@@ -122,9 +122,8 @@ pub async fn check(
             }
             Err(error) => tracing::debug!(%error, "Redis' settings can't be checked"),
         }
-    } else if let Ok(Err(
-        error @ (crate::streams::Error::Redis(_) | crate::streams::Error::Tls(_)),
-    )) = redis
+    } else if let Ok(Err(error)) = redis
+        && !error.is_away()
     {
         tracing::warn!(%error, "Redis can't be used yet; it is tried again");
     } else {

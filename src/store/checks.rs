@@ -54,12 +54,12 @@ impl Store {
             findings.extend(self.check_deployment().await?);
         }
         findings.extend(schema);
-        findings.extend(self.check_encryption());
         Ok(findings)
     }
 
-    /// Whether others can read what is sent, or answer in PostgreSQL's place.
-    fn check_encryption(&self) -> Option<Finding> {
+    /// Whether others can read what is sent, or answer in PostgreSQL's place, as far as
+    /// the URL tells.
+    pub fn check_encryption(&self) -> Option<Finding> {
         let host = self.connect.get_host();
         let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
         let local = self.connect.get_socket().is_some()

@@ -23,9 +23,9 @@ use crate::sync::lock;
 
 /// How long a connection may take to say whether it still works.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// A session that is younger is kept though it only reads: where the server is
-/// read-only, reading goes on, and no more than one session a second is opened in
-/// its place.
+/// A session that is younger, and was opened since a server last turned out to be the
+/// wrong one, is kept though it only reads: where the server is read-only, reading
+/// goes on, and no more than one session a second is opened in its place.
 const YOUNG: Duration = Duration::from_secs(1);
 
 /// What each session is set to. A commit that answered must survive a crash,
@@ -74,5 +74,13 @@ pub(super) async fn is_kept(connection: &mut PgConnection, age: Duration) -> sql
         Ok(answer) => answer?.try_get(0)?,
         Err(_) => return Err(sqlx::Error::PoolTimedOut),
     };
-    Ok(read_only != "on" || age < YOUNG)
+    if read_only != "on" {
+        return Ok(true);
+    }
+    // Opened since it is known that the address leads to a server that only reads.
+    let kept = is_trusted(age, YOUNG);
+    if !kept {
+        suspect();
+    }
+    Ok(kept)
 }

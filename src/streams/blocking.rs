@@ -38,10 +38,7 @@ impl BlockingConnection {
             tokio::time::timeout(block + GRACE, self.connection.req_packed_command(command))
                 .await
                 .map_err(|_| Error::Disconnected)?;
-        let wrong = match &answer {
-            Ok(answer) => wrong_server::is_told_by(answer),
-            Err(error) => wrong_server::is_error(error),
-        };
+        let wrong = wrong_server::is_outcome(&answer);
         if wrong {
             self.deployment.suspect();
         }

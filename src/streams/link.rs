@@ -62,7 +62,7 @@ impl Connected {
     /// Sends one command.
     pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value> {
         let answer = self.connection.req_packed_command(command).await;
-        if answer.as_ref().is_ok_and(wrong_server::is_told_by) {
+        if wrong_server::is_outcome(&answer) {
             self.leave();
         }
         self.judge(answer, 1)
@@ -71,7 +71,7 @@ impl Connected {
     /// Runs a script.
     pub(super) async fn run(&mut self, script: &ScriptInvocation<'_>) -> Result<Value> {
         let answer = script.invoke_async(&mut self.connection).await;
-        if answer.as_ref().is_err_and(wrong_server::is_error) {
+        if wrong_server::is_outcome(&answer) {
             self.leave();
         }
         self.judge(answer, 1)

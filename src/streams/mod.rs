@@ -125,6 +125,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Nobody is there, or answers.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Disconnected => true,
+            Self::Redis(error) => {
+                error.is_connection_refusal() || error.is_connection_dropped() || error.is_timeout()
+            }
+            Self::Unexpected(_) | Self::Tls(_) => false,
+        }
+    }
+
     fn code(&self) -> Option<&str> {
         match self {
             Self::Redis(error) => error.code(),

@@ -5,7 +5,7 @@
 //! faster (hints) may be missing; readers wait up to a second then.
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{Cmd, Pipeline, Value, cmd};
+use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
 
 use super::keys::GROUP;
 use super::{PATIENCE, Result, Streams};
@@ -58,7 +58,7 @@ impl Streams {
         let transactions = [Right::new("MULTI", &[]), Right::new("EXEC", &[])];
         let mut missing = Vec::new();
         for right in transactions {
-            if may_not(&connection.req_packed_command(&right.command).await?) {
+            if may_not(&told(connection.req_packed_command(&right.command).await)?) {
                 missing.push(right);
             }
         }
@@ -79,7 +79,7 @@ impl Streams {
         uses: Uses,
     ) -> Result<Vec<Right>> {
         let rights = self.rights(uses);
-        connection.req_packed_command(&cmd("MULTI")).await?;
+        told(connection.req_packed_command(&cmd("MULTI")).await)?;
         let mut commands = Pipeline::with_capacity(rights.len());
         for right in &rights {
             commands.add_command(right.command.clone());
@@ -96,7 +96,7 @@ impl Streams {
         let channels = [(uses.api, self.keys().wake()), (uses.worker, self.keys().cancel())];
         for (_, channel) in channels.into_iter().filter(|(used, _)| *used) {
             let right = Right::hint("SUBSCRIBE", &[&channel]);
-            if may_not(&connection.req_packed_command(&right.command).await?) {
+            if may_not(&told(connection.req_packed_command(&right.command).await)?) {
                 refused.push(right);
             }
         }
@@ -186,6 +186,27 @@ impl Streams {
     }
 }
 
+/// The answer, an error of the server's too, which redis-rs tells in either way.
+fn told(outcome: RedisResult<Value>) -> Result<Value> {
+    match outcome {
+        Err(error) if is_refusal(error.code(), error.detail()) => Ok(Value::Boolean(false)),
+        outcome => Ok(outcome?),
+    }
+}
+
 fn may_not(answer: &Value) -> bool {
-    matches!(answer, Value::ServerError(error) if error.code() == "NOPERM")
+    match answer {
+        Value::Boolean(allowed) => !allowed,
+        Value::ServerError(error) => is_refusal(Some(error.code()), error.details()),
+        _ => false,
+    }
+}
+
+/// `EXEC` that is refused says so as a transaction that was given up.
+fn is_refusal(code: Option<&str>, detail: Option<&str>) -> bool {
+    match code {
+        Some("NOPERM") => true,
+        Some("EXECABORT") => detail.is_some_and(|detail| detail.contains("NOPERM")),
+        _ => false,
+    }
 }

@@ -15,9 +15,17 @@
 //! | `LOADING` | a replica that copies another's data; or one that starts, and answers before long |
 //! | `NOAUTH` | a server that has forgotten who we are |
 
-use redis::{RedisError, Value};
+use redis::{RedisError, RedisResult, Value};
 
 const CODES: [&str; 6] = ["READONLY", "MASTERDOWN", "UNBLOCKED", "NOREPLICAS", "LOADING", "NOAUTH"];
+
+/// What became of a command is such an error, which redis-rs tells in either way.
+pub(super) fn is_outcome(outcome: &RedisResult<Value>) -> bool {
+    match outcome {
+        Ok(answer) => is_told_by(answer),
+        Err(error) => is_error(error),
+    }
+}
 
 /// The answer is such an error.
 pub(super) fn is_told_by(answer: &Value) -> bool {

@@ -96,6 +96,8 @@ impl Certificates {
         let this = Self { directory };
         let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("a CA");
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate that has its issuer's name for its own issuer.
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "an authority");
         let ca_key = rcgen::KeyPair::generate().expect("a key");
         this.write("ca.pem", &ca.self_signed(&ca_key).expect("a CA").pem());
         let issuer = rcgen::Issuer::new(ca, ca_key);

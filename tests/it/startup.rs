@@ -235,3 +235,32 @@ async fn options_that_do_not_fit_together_are_refused_with_what_to_change() {
     refuses(&app, "worker", &prompts, &says).await;
     refuses(&app, "api", &[("RILL_STREAM_TTL", "1s")], &["--stream-ttl 1s is too short"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_waits_for_a_lock_tells_of_it_and_holds_up_nobody_for_long() {
+    let app = app().await;
+    let mut holder = app.pool.begin().await.expect("begins");
+    sqlx::query("LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *holder)
+        .await
+        .expect("locks");
+    let mut migrate = start(&app, "migrate", &[]);
+    migrate.logged("waiting for a lock to migrate").await;
+    // It gave up, so that whoever came after it is not behind it.
+    holder.rollback().await.expect("lets go");
+    assert!(migrate.ended().await.success(), "{}", migrate.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unverified_connection_to_postgresql_elsewhere_and_asynchronous_replication_are_warned_of()
+ {
+    let app = app().await;
+    let url = app.database_url().replace("127.0.0.1", "database.invalid");
+    // Nobody is there; what is said of the URL doesn't need anybody.
+    let api = start(&app, "api", &[("DATABASE_URL", &url)]);
+    api.logged("sslmode=verify-full").await;
+    let primary = crate::support::PrivatePostgres::start();
+    let _standby = crate::support::PrivatePostgres::standby_of(primary.url());
+    let app = App::builder().workers(0).database(primary.url()).start().await;
+    app.api.logged("replicates asynchronously").await;
+}

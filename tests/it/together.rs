@@ -279,8 +279,10 @@ async fn ends_that_are_committed_together_are_each_committed_as_if_alone() {
     assert!(matches!(ended[2], Ok(EndOutcome::Committed(Some(_)))), "{ended:?}");
     assert!(matches!(ended[3], Ok(EndOutcome::Refused)), "{ended:?}");
     assert!(ended[4].as_ref().is_err_and(rill::store::Error::is_permanent), "{ended:?}");
-    // Together, in vain; then each alone.
-    assert_eq!(calls(&app, &before, "WITH ended AS").await, 4);
+    // Together, in vain; then each alone. (Who asked first may have gone alone at once, or
+    // with the second.)
+    let calls = calls(&app, &before, "WITH ended AS").await;
+    assert!((3..=4).contains(&calls), "{calls}");
     let answers = [Some("zero"), Some("one"), Some("two"), None, None];
     for (task, answer) in tasks.iter().zip(answers) {
         let stored = store.messages(AccountId::BUILT_IN, task.conversation, None, 100).await;

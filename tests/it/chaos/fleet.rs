@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 
 use super::aof::AofWatcher;
 use super::client::World;
@@ -30,7 +30,9 @@ pub(super) enum Repair {
     Clear(usize, Server),
     Redis,
     RedisRoom,
+    RedisPromoted,
     Postgres,
+    PostgresWritable,
 }
 
 /// Everything that can break.
@@ -220,6 +222,15 @@ impl Fleet {
                 self.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await?;
                 return Some(vec![(lasts, Repair::RedisRoom)]);
             }
+            Fault::RedisDemoted { lasts } => {
+                // Of a primary that nobody reaches: it keeps what it has.
+                self.redis_command(&["REPLICAOF", "127.0.0.1", "1"]).await?;
+                return Some(vec![(lasts, Repair::RedisPromoted)]);
+            }
+            Fault::PostgresReadOnly { lasts } => {
+                self.set_read_only("ALTER SYSTEM SET default_transaction_read_only = on").await?;
+                return Some(vec![(lasts, Repair::PostgresWritable)]);
+            }
             Fault::RedisFlushed => self.redis_command(&["FLUSHALL"]).await?,
             Fault::GroupDestroyed => {
                 let jobs = format!("{PREFIX}:{{jobs}}:generate");
@@ -275,6 +286,19 @@ impl Fleet {
             Repair::RedisRoom => {
                 self.redis_command(&["CONFIG", "SET", "maxmemory", "0"]).await;
             }
+            Repair::RedisPromoted => {
+                self.redis_command(&["REPLICAOF", "NO", "ONE"]).await;
+            }
+            Repair::PostgresWritable => {
+                // It may be in the middle of a recovery.
+                for _ in 0..50 {
+                    let reset = "ALTER SYSTEM RESET default_transaction_read_only";
+                    if self.set_read_only(reset).await.is_some() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
             Repair::Postgres => {
                 self.members.iter().for_each(|member| member.database.weather(Weather::Clear));
             }
@@ -296,6 +320,8 @@ impl Fleet {
             }
         }
         self.repair(Repair::RedisRoom).await;
+        self.repair(Repair::RedisPromoted).await;
+        self.repair(Repair::PostgresWritable).await;
     }
 
     /// No process may die by itself.
@@ -329,6 +355,16 @@ impl Fleet {
                 .arg(&command[1..])
                 .query_async::<redis::Value>(&mut connection)
                 .await
+        };
+        tokio::time::timeout(Duration::from_secs(5), asked).await.ok()?.ok().map(drop)
+    }
+
+    /// Nothing when PostgreSQL is away.
+    async fn set_read_only(&self, statement: &'static str) -> Option<()> {
+        let asked = async {
+            let mut connection = PgConnection::connect(&self.database_url).await?;
+            connection.execute(statement).await?;
+            connection.execute("SELECT pg_reload_conf()").await
         };
         tokio::time::timeout(Duration::from_secs(5), asked).await.ok()?.ok().map(drop)
     }

@@ -71,12 +71,21 @@ pub(super) enum Fault {
         lasts: Duration,
     },
     SessionsTerminated,
+    /// A replica for a while, as after a failover: it refuses writes, and keeps its
+    /// connections.
+    RedisDemoted {
+        lasts: Duration,
+    },
+    /// The same of PostgreSQL.
+    PostgresReadOnly {
+        lasts: Duration,
+    },
     MalformedJobs,
     DoubledJobs,
 }
 
 /// How many kinds [`Fault::draw`] knows.
-const KINDS: usize = 15;
+const KINDS: usize = 17;
 
 impl Fault {
     fn draw(kind: usize, random: &mut StdRng, minutes: bool) -> Self {
@@ -116,6 +125,8 @@ impl Fault {
                 _ => Self::DoubledJobs,
             },
             13 => Self::PostgresAway { lasts },
+            14 => Self::RedisDemoted { lasts },
+            15 => Self::PostgresReadOnly { lasts },
             _ if random.random() => Self::PostgresCrashed,
             _ => Self::SessionsTerminated,
         }
@@ -153,7 +164,17 @@ fn a_seed_gives_one_schedule_with_every_kind_of_fault() {
     let plan = |seed| format!("{:?}", schedule(seed, Duration::from_secs(60)));
     assert_eq!(plan(7), plan(7));
     assert_ne!(plan(7), plan(8));
-    for kind in ["Killed", "Stopped", "Paused", "Network", "Cut", "RedisForgets", "PostgresAway"] {
+    for kind in [
+        "Killed",
+        "Stopped",
+        "Paused",
+        "Network",
+        "Cut",
+        "RedisForgets",
+        "PostgresAway",
+        "RedisDemoted",
+        "PostgresReadOnly",
+    ] {
         assert!(plan(7).contains(kind), "{kind}");
     }
 }

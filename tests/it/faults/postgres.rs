@@ -42,7 +42,10 @@ async fn refused_then_accepted(app: &App, weather: Weather) {
         let status = response.status().as_u16();
         (status, retry_after, response.json::<Value>().await.expect("JSON"))
     };
-    assert_eq!(app.client.get(format!("{url}/readyz")).send().await.expect("ready").status(), 200);
+    eventually("ready", || async {
+        app.client.get(format!("{url}/readyz")).send().await.expect("answers").status() == 200
+    })
+    .await;
     proxy.weather(weather);
     let started = Instant::now();
     let (status, retry_after, problem) = post().await;
