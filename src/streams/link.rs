@@ -162,6 +162,13 @@ impl Link {
         }
     }
 
+    /// Has the connection, if there is one, made again.
+    pub(super) fn give_up(&self) {
+        if let Some(connected) = &*self.current.borrow() {
+            connected.broken.notify_one();
+        }
+    }
+
     /// The number of the connection; 0 while there is none.
     pub(super) fn generation(&self) -> u64 {
         self.current.borrow().as_ref().map_or(0, |connected| connected.generation)

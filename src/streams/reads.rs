@@ -33,6 +33,11 @@ impl Reads {
         (Self { link, replies }, driver)
     }
 
+    /// The connection can't be trusted: another is made.
+    pub(super) fn give_up(&self) {
+        self.link.give_up();
+    }
+
     /// Sends an `XREAD`. Answers with what it brings of each key that has news,
     /// in the order of the command.
     pub(super) async fn read(&self, command: &Cmd) -> Result<Vec<(Bytes, Page)>> {

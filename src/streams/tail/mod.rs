@@ -361,8 +361,15 @@ impl Subscription {
         let mut command = cmd("XREAD");
         command.arg("COUNT").arg(self.page).arg("STREAMS").arg(&self.feed.key);
         command.arg(self.cursor.to_string());
-        let mut pages = self.shared.catch_up.read(&command).await?;
-        Ok(pages.pop().map_or_else(Page::default, |(_, page)| page))
+        match self.shared.catch_up.read(&command).await?.pop() {
+            None => Ok(Page::default()),
+            Some((key, page)) if key == self.feed.key => Ok(page),
+            // Another's: replies don't follow their commands on this connection any more.
+            Some(_) => {
+                self.shared.catch_up.give_up();
+                Err(super::Error::Unexpected("XREAD"))
+            }
+        }
     }
 
     /// Drops what goes beyond the reader's buffer, to be read again, and makes

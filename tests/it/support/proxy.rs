@@ -26,7 +26,8 @@ pub(crate) enum Weather {
     Away,
     /// Connections stay open, and nothing comes through.
     BlackHole,
-    /// Requests come through, replies don't.
+    /// Requests come through, replies don't: a connection that has lost one brings none
+    /// any more, as TCP has no holes, and is cut when the weather changes.
     LosesReplies,
     /// Each piece takes so much longer, both ways.
     Delay(Duration),
@@ -231,9 +232,14 @@ impl Carried {
                 if let Some((sprung, text)) = self.served.lock().expect("served").take() {
                     let _ = sprung.send(text);
                 }
-            } else if *self.shared.weather.borrow() != Weather::LosesReplies
-                && to.write_all(&buffer[..count]).await.is_err()
-            {
+            } else if *self.shared.weather.borrow() == Weather::LosesReplies {
+                let mut weather = self.shared.weather.subscribe();
+                let drained = async { while let Ok(1..) = from.read(&mut buffer).await {} };
+                tokio::select! {
+                    _ = weather.wait_for(|now| *now != Weather::LosesReplies) => return,
+                    () = drained => return,
+                }
+            } else if to.write_all(&buffer[..count]).await.is_err() {
                 return;
             }
         }
