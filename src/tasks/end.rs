@@ -167,7 +167,7 @@ impl Tasks {
 
     /// Ends many such tasks, each as well as it can be: those that never began
     /// first, since nothing has to be read for them. Redis may be away: it is
-    /// waited for once for the histories of each [`HISTORIES`] tasks, not again
+    /// waited for once for the histories of each `HISTORIES` tasks, not again
     /// after it has answered nothing, and once for all events. A task that
     /// can't be ended doesn't keep the others from their end.
     pub async fn end_orphans(&self, orphans: Vec<(Orphan, Conclusion)>) {
