@@ -112,7 +112,7 @@ async fn prepare(
     begun: &Begun,
     parameters: Parameters,
 ) -> Result<Prepared, tasks::Error> {
-    let mut shown_before = false;
+    let mut earlier = None;
     if begun.attempt > 1 {
         let history = patiently(|| worker.tasks.streams.history(task)).await?;
         if let Some(conclusion) = finished_or_cancelled(begun, &history) {
@@ -128,10 +128,10 @@ async fn prepare(
             }
             tracing::warn!("no newer worker took the task over: its answer begins again");
         }
-        shown_before = !history.answer.is_empty();
         if let Some(conclusion) = given_up(worker, begun) {
             return Ok(Prepared::Conclude(history.answer, conclusion));
         }
+        earlier = Some(history.answer);
     } else if begun.cancelled {
         return Ok(Prepared::Conclude(Answer::default(), Conclusion::Cancelled(None)));
     }
@@ -146,6 +146,16 @@ async fn prepare(
         );
         return Ok(what_is_left(worker, task, failure(code::PROMPT_TOO_LARGE, message)).await);
     };
+    // A stop that came meanwhile was hinted at, and the look that the hint triggers may
+    // have failed. What was said so far would be lost for readers.
+    let mut shown_before = false;
+    if let Some(answer) = earlier {
+        let mine = [task];
+        if !patiently(|| worker.tasks.store.cancelled_among(&mine)).await?.is_empty() {
+            return Ok(Prepared::Conclude(answer, Conclusion::Cancelled(None)));
+        }
+        shown_before = !answer.is_empty();
+    }
     let is_own =
         |name: &str| worker.models.get(name).is_some_and(|other| other.upstream == model.upstream);
     let dropped_parameters = model.profile.dropped(&parameters);

@@ -14,6 +14,7 @@ use super::Worker;
 use crate::domain::TaskId;
 use crate::log_limit::LogLimit;
 use crate::sync::lock;
+use crate::tasks::PERSIST;
 
 /// The time between two statements, at least. The first in a while waits for nothing.
 const PACE: Duration = Duration::from_millis(50);
@@ -51,19 +52,27 @@ pub(super) fn hint(worker: &Worker, task: TaskId) {
     }
 }
 
-/// Looks after hints, for ever. What fails here is told by the next heartbeat.
+/// Looks after hints, for ever. A look that fails is repeated; what ends first, it or
+/// the next heartbeat, tells.
 pub(super) async fn run(worker: &Worker) {
     static AWAY: LogLimit = LogLimit::new();
+    let mut failures = 0;
     loop {
         let tasks = worker.hinted.take().await;
         match worker.tasks.store.cancelled_among(&tasks).await {
-            Ok(cancelled) => cancelled.into_iter().for_each(|task| worker.running.cancel(task)),
+            Ok(cancelled) => {
+                failures = 0;
+                cancelled.into_iter().for_each(|task| worker.running.cancel(task));
+            }
             Err(error) => {
+                failures += 1;
+                tasks.into_iter().for_each(|task| hint(worker, task));
                 if let Some(skipped) = AWAY.pass() {
-                    tracing::warn!(%error, skipped, "can't ask which tasks should stop; a heartbeat will");
+                    tracing::warn!(%error, skipped, "can't ask which tasks should stop; trying again");
                 }
             }
         }
-        tokio::time::sleep(PACE).await;
+        let wait = if failures > 0 { PERSIST.delay(failures, rand::random()) } else { PACE };
+        tokio::time::sleep(wait).await;
     }
 }

@@ -94,6 +94,12 @@ const PERIODIC: &[&str] = &[
     "WITH me AS",
     "WITH turn AS",
     "SELECT id FROM deployment",
+    // Each connection, before it is used and after: a ping, which wasn't counted, before.
+    "SHOW transaction_read_only",
+    "SET ",
+    // Each look at readiness and at the metrics.
+    "SELECT current_setting(",
+    "SELECT CASE WHEN NOT current_setting(",
     "SELECT id, message_id, attempt, status, cancel",
     "WITH dead AS",
     // After a reconnect, the first one included.
